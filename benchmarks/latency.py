@@ -1,0 +1,132 @@
+"""How long a slider move takes, from its release to the new picture.
+
+    python -m benchmarks.latency --model checkpoints/vit-unet-denoiser --size 512
+
+Three views of the same path: the network alone, the whole answer of a running app as its own client sees it (decode,
+lossless compression, transfer), and, where Chromium is at hand, a real browser until the new picture is drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from app import EXAMPLES, build_app
+from modeling import ViTUNetForImageDenoising
+
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+def milliseconds(action: Callable[[int], object], repeats: int) -> list[float]:
+    """Times `action(0)`, which warms up, and then `action(1)` ... ; -> the times of the latter."""
+    times = []
+    for index in range(repeats + 1):
+        start = time.perf_counter()
+        action(index)
+        times.append(1000 * (time.perf_counter() - start))
+    return times[1:]
+
+
+def network(model: ViTUNetForImageDenoising, size: int, repeats: int) -> dict[str, list[float]]:
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    image = image.to(model.device, memory_format=torch.channels_last)
+    sharpen = "regional_sharpness" in model.config.conditioned_terms
+    with torch.inference_mode():
+        encoded = model.encode(image)
+        weights = [{"pixel": 1.0, "regional_sharpness": i / repeats} if sharpen else None for i in range(repeats + 1)]
+        return {
+            "network: encode (once per photograph)": milliseconds(lambda _: model.encode(image), repeats),
+            "network: decode (every move)": milliseconds(lambda i: model.decode(encoded, weights[i]), repeats),
+        }
+
+
+def client(url: str, photograph: Path, controls: int, repeats: int) -> list[float]:
+    """The app's answer to a slider move, PNG file on disk included."""
+    visitor = Client(url, verbose=False)
+    visitor.predict(handle_file(photograph), api_name="/open")
+    visitor.predict(50, api_name="/add_noise")
+
+    def move(index: int):
+        weights = [1.0, *[0.0] * (controls - 2), index / (repeats + 1)]
+        return visitor.predict(*weights, 0.0, True, 25, api_name="/denoise")
+
+    return milliseconds(move, repeats)
+
+
+def browser(url: str, photograph: Path, repeats: int) -> list[float]:
+    """From the release of a slider to the load of the new picture, in Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        page = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS).new_page()
+        page.goto(url)
+        picture = page.locator("#before-after img").last
+        picture.wait_for()
+        page.locator("#photograph").get_by_label("Remove Image").click()
+        page.locator("#photograph input[type=file]").set_input_files(photograph)
+        page.wait_for_timeout(3000)
+        slider = page.locator("#weight-regional_sharpness input[type=range]")
+
+        def move(index: int) -> None:
+            source = picture.get_attribute("src")
+            slider.evaluate(
+                "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', {bubbles: true}));"
+                " slider.dispatchEvent(new Event('pointerup', {bubbles: true})); }",
+                (index + 1) / (repeats + 2),
+            )
+            page.wait_for_function(
+                "source => { const last = [...document.querySelectorAll('#before-after img')].pop();"
+                " return last && last.src !== source && last.complete && last.naturalWidth > 0; }",
+                arg=source,
+                polling=5,
+            )
+
+        times = []
+        for index in range(repeats + 1):
+            start = time.perf_counter()
+            move(index)
+            times.append(1000 * (time.perf_counter() - start))
+        return times[1:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="checkpoints/vit-unet-denoiser")
+    parser.add_argument("--size", type=int, default=512, help="side of the photograph, pixels")
+    parser.add_argument("--repeats", type=int, default=20)
+    arguments = parser.parse_args()
+
+    model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval().to(memory_format=torch.channels_last)
+    results = network(model, arguments.size, arguments.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        photograph = Path(folder) / "photograph.png"
+        Image.open(EXAMPLES[0]).crop((0, 0, arguments.size, arguments.size)).save(photograph)
+        app = build_app(model)
+        app.launch(prevent_thread_lock=True, quiet=True, server_port=None, allowed_paths=[str(EXAMPLES[0].parent)])
+        controls = len(model.config.conditioned_terms)
+        results["app: slider release to file at the client"] = client(
+            app.local_url, photograph, controls, arguments.repeats
+        )
+        if shutil.which("chromium"):
+            results["app: slider release to picture in Chromium"] = browser(
+                app.local_url, photograph, arguments.repeats
+            )
+        app.close()
+
+    print(f"{arguments.size}x{arguments.size} pixels, {torch.get_num_threads()} threads, {model.device}")
+    print(f"{'':<46}{'median ms':>10}{'worst ms':>10}")
+    for name, times in results.items():
+        print(f"{name:<46}{statistics.median(times):>10.0f}{max(times):>10.0f}")
+
+
+if __name__ == "__main__":
+    main()

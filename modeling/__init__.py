@@ -1,0 +1,28 @@
+"""ViT + U-Net image denoiser on Hugging Face conventions."""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageToImage
+
+from .configuration_vit_unet import ViTUNetConfig
+from .image_processing_vit_unet import ViTUNetImageProcessor
+from .losses import LOSS_TERMS, PRESETS, TRAINABLE_TERMS
+from .modeling_vit_unet import EncodedImage, ImageDenoisingOutput, ViTUNetForImageDenoising
+
+# Auto classes find the denoiser where this package is imported ...
+AutoConfig.register(ViTUNetConfig.model_type, ViTUNetConfig)
+AutoImageProcessor.register(ViTUNetConfig, ViTUNetImageProcessor)
+AutoModelForImageToImage.register(ViTUNetConfig, ViTUNetForImageDenoising)
+# ... and, since `save_pretrained` copies the code beside the weights, with `trust_remote_code=True` where it is not.
+ViTUNetConfig.register_for_auto_class()
+ViTUNetImageProcessor.register_for_auto_class("AutoImageProcessor")
+ViTUNetForImageDenoising.register_for_auto_class("AutoModelForImageToImage")
+
+__all__ = [
+    "LOSS_TERMS",
+    "PRESETS",
+    "TRAINABLE_TERMS",
+    "EncodedImage",
+    "ImageDenoisingOutput",
+    "ViTUNetConfig",
+    "ViTUNetForImageDenoising",
+    "ViTUNetImageProcessor",
+]

@@ -1,0 +1,148 @@
+"""The page in a real browser: a photograph goes in, a slider is dragged, the picture changes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+from app import build_app
+from interface.denoise_tab import build_denoise_tab
+from modeling import ViTUNetForImageDenoising
+from tests.conftest import randomised, tiny_config
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+SECONDS = 20_000
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM and not os.environ.get("CI"):
+        pytest.skip("no Chromium: `make chromium` installs it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examples")
+    for index in range(2):
+        pixels = np.random.default_rng(index).integers(60, 200, (64, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def served(examples):
+    app = build_app(randomised(ViTUNetForImageDenoising(tiny_config())), examples)
+    app.launch(prevent_thread_lock=True, quiet=True, server_port=None, allowed_paths=[str(examples[0].parent)])
+    yield app.local_url
+    app.close()
+
+
+@pytest.fixture
+def page(browser, served):
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(served)
+    expect(page.locator("#measures")).to_contain_text("Price of your setting: +0.00 dB", timeout=SECONDS)
+    yield page
+    page.close()
+
+
+def restored_picture(page: Page, other_than: str | None = None) -> str:
+    """The address of the restored picture, once it is another one than that given."""
+    picture = page.locator("#before-after img").last
+    expect(picture).to_be_visible(timeout=SECONDS)
+    if other_than:
+        expect(picture).not_to_have_attribute("src", other_than, timeout=SECONDS)
+    return picture.get_attribute("src")
+
+
+def drag(page: Page, slider: str, share: float) -> None:
+    page.locator(slider).scroll_into_view_if_needed()
+    box = page.locator(f"{slider} input[type=range]").bounding_box()
+    page.mouse.move(box["x"] + 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] / 2, steps=12)
+    page.mouse.up()
+
+
+def give(page: Page, file) -> None:
+    page.locator("#photograph").get_by_label("Remove Image").click()
+    page.locator("#photograph input[type=file]").set_input_files(file)
+
+
+def test_dragging_a_slider_changes_the_picture_and_the_price(page):
+    before = restored_picture(page)
+    assert before.endswith(".png")
+    drag(page, "#weight-regional_sharpness", 0.8)
+    restored_picture(page, other_than=before)
+    expect(page.locator("#measures")).not_to_contain_text("Price of your setting: +0.00 dB", timeout=SECONDS)
+
+
+def test_a_preset_sets_the_sliders(page):
+    before = restored_picture(page)
+    page.locator("#preset").get_by_label("frequency_emphasis", exact=True).click()
+    restored_picture(page, other_than=before)
+    assert page.locator("#weight-amplitude input[type=number]").input_value() == "0.2"
+    assert page.locator("#emphasis input[type=number]").input_value() == "2"
+
+
+def test_another_example_is_opened(page):
+    before = restored_picture(page)
+    page.locator("button.thumbnail-item").nth(1).click()
+    restored_picture(page, other_than=before)
+
+
+def test_a_photograph_is_uploaded(page, tmp_path):
+    before = restored_picture(page)
+    pixels = np.random.default_rng(9).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.jpg")
+    give(page, tmp_path / "mine.jpg")
+    restored_picture(page, other_than=before)
+    expect(page.locator("#measures")).to_contain_text("No reference", timeout=SECONDS)
+
+
+def test_a_file_that_is_no_image_gives_one_clear_message(page, tmp_path):
+    (tmp_path / "notes.png").write_text("this is no image")
+    give(page, tmp_path / "notes.png")
+    expect(page.locator(".toast-wrap")).to_contain_text("notes.png cannot be read as an image", timeout=SECONDS)
+
+
+def test_the_last_move_of_a_fast_hand_is_what_is_shown(browser, examples):
+    """With a network that takes half a second, figures and picture still end at the slider's last position."""
+    asked = []
+
+    def slow(noisy, loss_weights, emphasis, noise_level):
+        time.sleep(0.5)
+        asked.append(loss_weights.get("wavelet", 0.0))
+        return noisy.clamp(0, 1) * (1 - asked[-1])
+
+    with gr.Blocks(analytics_enabled=False) as app:
+        build_denoise_tab(app, slow, {"pixel": "Pixel", "wavelet": "Wavelet"}, 4.0, examples)
+    app.launch(prevent_thread_lock=True, quiet=True, server_port=None, allowed_paths=[str(examples[0].parent)])
+    page = browser.new_page()
+    page.goto(app.local_url)
+    expect(page.locator("#measures")).to_contain_text("+0.00 dB", timeout=SECONDS)
+    for share in (0.2, 0.4, 0.6, 0.97):
+        drag(page, "#weight-wavelet", share)
+        page.wait_for_timeout(300)
+    last = float(page.locator("#weight-wavelet input[type=number]").input_value())
+    page.wait_for_timeout(4000)
+    assert last > 0.9 and last in asked[-2:]  # the corner may be asked for after it
+    black = np.array(Image.open(examples[0])).astype(float) / 255
+    expected = -10 * np.log10(np.square(black).mean())  # of an almost black picture
+    table = page.locator("#measures").inner_text()
+    shown = float(table.split("your setting")[1].split("dB")[0].strip().strip("|"))
+    assert abs(shown - expected) < 1.0
+    page.close()
+    app.close()

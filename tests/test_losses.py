@@ -1,0 +1,282 @@
+"""The loss terms: the same list of tests for each, and the facts that the design states."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms.functional import gaussian_blur
+
+from modeling import LOSS_TERMS, PRESETS, TRAINABLE_TERMS, ViTUNetConfig
+from modeling.losses import (
+    WAVELET_FILTERS,
+    WeightedCriterion,
+    emphasis_map,
+    sharpness_scores,
+    stack_loss_weights,
+    wavelet_bands,
+)
+
+TERMS = {name: term.function for name, term in LOSS_TERMS.items()}
+EMPHASISED = [name for name, term in LOSS_TERMS.items() if term.emphasised]
+
+
+def pair(*shape: int, seed: int = 0, dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.rand(*shape, generator=generator, dtype=dtype) for _ in range(2))
+
+
+def ring(thickness: float = 8.0) -> torch.Tensor:
+    """The first post's picture: a white ring of radius 60 on black, 256x256."""
+    side = torch.arange(256.0) - 128
+    distance = torch.hypot(side[:, None], side[None, :])
+    return ((distance - 60).abs() <= thickness / 2).float()[None, None]
+
+
+# --- the same list for each term -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOSS_TERMS)
+def test_zero_at_equality_with_finite_gradients(name):
+    for image in (pair(2, 3, 33, 40)[0], torch.zeros(2, 3, 33, 40).double(), torch.full((2, 3, 8, 8), 0.5).double()):
+        prediction = image.clone().requires_grad_()
+        value = TERMS[name](prediction, image)
+        assert value.shape == (2,)
+        assert value.abs().max() < 1e-20
+        value.sum().backward()
+        assert prediction.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSS_TERMS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 2), (31, 37), (65, 16)])
+def test_any_size_is_finite_and_not_negative(name, shape):
+    prediction, target = pair(2, 3, *shape)
+    prediction.requires_grad_()
+    value = TERMS[name](prediction, target)
+    assert value.shape == (2,) and value.isfinite().all() and (value >= 0).all()
+    value.sum().backward()
+    assert prediction.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSS_TERMS)
+def test_is_symmetric(name):
+    prediction, target = pair(2, 3, 24, 30)
+    torch.testing.assert_close(TERMS[name](prediction, target), TERMS[name](target, prediction))
+
+
+@pytest.mark.parametrize("name", LOSS_TERMS)
+def test_batch_equals_single(name):
+    prediction, target = pair(3, 3, 24, 30)
+    singles = torch.cat([TERMS[name](prediction[i : i + 1], target[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(TERMS[name](prediction, target), singles)
+
+
+@pytest.mark.parametrize("name", LOSS_TERMS)
+def test_float32_agrees_with_float64(name):
+    prediction, target = pair(2, 3, 64, 64)
+    single = TERMS[name](prediction.float(), target.float())
+    torch.testing.assert_close(single.double(), TERMS[name](prediction, target), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", TRAINABLE_TERMS)
+def test_gradient_is_right(name):
+    prediction, target = pair(1, 1, 6, 7)
+    assert torch.autograd.gradcheck(lambda x: TERMS[name](x, target), prediction.requires_grad_())
+
+
+@pytest.mark.parametrize("name", EMPHASISED)
+def test_emphasis_acts_per_image(name):
+    prediction, target = pair(2, 3, 24, 30)
+    plain, emphasised = TERMS[name](prediction, target), TERMS[name](prediction, target, 2.0)
+    assert (emphasised > plain).all()
+    mixed = TERMS[name](prediction, target, torch.tensor([0.0, 2.0]).double())
+    torch.testing.assert_close(mixed, torch.stack([plain[0], emphasised[1]]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(list(LOSS_TERMS)), st.floats(0, 1))
+def test_constant_images_are_finite(height, width, name, value):
+    prediction = torch.full((1, 3, height, width), value, dtype=torch.float64, requires_grad=True)
+    loss = TERMS[name](prediction, torch.zeros_like(prediction))
+    loss.sum().backward()
+    assert loss.isfinite().all() and prediction.grad.isfinite().all()
+
+
+# --- known values ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kernel", "sigma", "expected"), [(15, 3.0, 14.8913), (5, 1.0, 10.0407)])
+def test_ring_experiment_of_the_first_post(kernel, sigma, expected):
+    image = ring()
+    blurred = gaussian_blur(image, [kernel, kernel], [sigma, sigma])
+    value = LOSS_TERMS["amplitude"].function(image, blurred).item()
+    unnormalised = value / 0.224 * 256  # orthonormal -> sum of pixels: times sqrt(256 * 256)
+    assert unnormalised == pytest.approx(expected, abs=5e-5)
+
+
+def test_amplitude_has_the_posts_scale_at_224():
+    prediction, target = pair(1, 3, 224, 224)
+    posts = (torch.fft.fft2(prediction).abs() - torch.fft.fft2(target).abs()).abs().mean() / 1000
+    torch.testing.assert_close(TERMS["amplitude"](prediction, target)[0], posts)
+
+
+@pytest.mark.parametrize("shape", [(10, 10), (9, 12), (7, 7), (1, 5)])
+@pytest.mark.parametrize("power", ["amplitude", "amplitude_squared"])
+def test_half_plane_equals_the_centred_full_plane(shape, power):
+    prediction, target = pair(2, 3, *shape)
+    spectra = [torch.fft.fftshift(torch.fft.fft2(image, norm="ortho"), dim=(-2, -1)) for image in (prediction, target)]
+    difference = (spectra[0].abs() - spectra[1].abs()).abs()
+    scale = 0.224 if power == "amplitude" else 1.0
+    difference = difference if power == "amplitude" else difference.square()
+    expected = scale * (difference * emphasis_map(*shape, 2.0).double()).flatten(1).mean(1)
+    torch.testing.assert_close(TERMS[power](prediction, target, 2.0), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_emphasis_map_of_the_first_post():
+    weights = emphasis_map(10, 10, 2.0)
+    assert weights[5, 5].item() == 1.0
+    assert weights[0, 0].item() == pytest.approx(3.0)
+    assert weights[5, 0].item() == pytest.approx(2.41421, abs=1e-5)
+    assert weights[5, 4].item() == pytest.approx(1.28284, abs=1e-5)
+
+
+def test_parseval():
+    for seed in range(3):
+        prediction, target = pair(2, 3, 31, 20, seed=seed)
+        torch.testing.assert_close(TERMS["complex_spectrum"](prediction, target), TERMS["pixel"](prediction, target))
+
+
+def test_amplitude_ignores_shift_and_phase(ascent):
+    shifted = ascent.roll((-1, -1), (-2, -1))
+    phase_of_noise = torch.fft.rfft2(torch.rand(ascent.shape, generator=torch.Generator().manual_seed(0)).double())
+    spectrum = torch.fft.rfft2(ascent).abs() * torch.exp(1j * phase_of_noise.angle())
+    scrambled = torch.fft.irfft2(spectrum, s=ascent.shape[-2:])
+    for other in (shifted, scrambled):
+        assert TERMS["amplitude"](other, ascent).item() < 1e-9
+        assert TERMS["amplitude_squared"](other, ascent).item() < 1e-15
+        assert TERMS["pixel"](other, ascent).item() > 1e-3
+
+
+def test_facts_of_the_second_post(ascent):
+    """Shift, blur and noise at one PSNR: squared amplitude punishes blur most and the shift not at all."""
+    shifted = ascent.roll((-1, -1), (-2, -1))
+    error = TERMS["pixel"](shifted, ascent).item()
+    assert -10 * math.log10(error) == pytest.approx(22.651, abs=5e-4)
+
+    frequency = torch.fft.fftfreq(512).double().square()
+    gain = torch.exp(-2 * (math.pi * 2.3927) ** 2 * (frequency[:, None] + frequency[None, :]))
+    blurred = torch.fft.ifft2(torch.fft.fft2(ascent) * gain).real
+    noise = torch.randn(ascent.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noisy = ascent + math.sqrt(error) * noise / noise.square().mean().sqrt()
+    assert -10 * math.log10(TERMS["pixel"](blurred, ascent).item()) == pytest.approx(22.651, abs=2e-3)
+    assert TERMS["amplitude_squared"](blurred, ascent).item() == pytest.approx(0.0054, abs=5e-5)
+    assert TERMS["amplitude_squared"](noisy, ascent).item() == pytest.approx(0.0033, abs=5e-5)
+
+
+@pytest.mark.parametrize("window_size", [2, 5, 16])
+def test_sharpness_scores_equal_a_plain_loop_over_windows(window_size):
+    image, _ = pair(2, 3, 37, 29)
+    step = window_size // 2
+    scores = sharpness_scores(image, window_size)
+    for row in range(scores.shape[1]):
+        for column in range(scores.shape[2]):
+            top, left = row * step, column * step
+            window = image[..., top : top + window_size, left : left + window_size]
+            expected = sum(
+                difference.abs().sum((-1, -2)).mean(1)
+                for difference in (
+                    window[..., :, 1:] - window[..., :, :-1],
+                    window[..., 1:, :] - window[..., :-1, :],
+                    window[..., 1:, 1:] - window[..., :-1, :-1],
+                    window[..., 1:, :-1] - window[..., :-1, 1:],
+                )
+            )
+            torch.testing.assert_close(scores[:, row, column], expected)
+    assert scores.shape[1:] == tuple((side - window_size) // step + 1 for side in (37, 29))
+
+
+def test_regional_sharpness_compares_distributions_not_positions():
+    image, _ = pair(1, 3, 64, 64)
+    flipped = image.flip(-1)
+    assert TERMS["regional_sharpness"](flipped, image).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("wavelet", WAVELET_FILTERS)
+def test_wavelet_is_shift_covariant_and_sees_no_constant(wavelet):
+    image, _ = pair(1, 2, 32, 40)
+    bands = wavelet_bands(image, wavelet)
+    shifted = wavelet_bands(image.roll((3, 5), (-2, -1)), wavelet)
+    for band, moved in zip(bands, shifted, strict=True):
+        torch.testing.assert_close(band.roll((3, 5), (-2, -1)), moved)
+    for band, raised in zip(bands, wavelet_bands(image + 1, wavelet), strict=True):
+        torch.testing.assert_close(band, raised)
+
+
+@pytest.mark.parametrize("wavelet", WAVELET_FILTERS)
+def test_wavelet_keeps_energy(wavelet):
+    """One level of the undecimated transform is a tight frame: details and approximation hold the image's energy."""
+    image, _ = pair(1, 1, 32, 32)
+    image = image - image.mean()
+    energies = [band.square().sum().item() for band in wavelet_bands(image, wavelet, levels=5)]
+    assert sum(energies) == pytest.approx(image.square().sum().item(), rel=1e-9)  # 2^5 = 32: only the mean is left
+
+
+# --- weights and criterion -------------------------------------------------------------------------------------------
+
+
+def test_weights_are_normalised_and_absent_terms_weigh_nothing():
+    weights = stack_loss_weights({"wavelet": 2.0, "pixel": torch.tensor([2.0, 6.0])}, TRAINABLE_TERMS, 2, "cpu")
+    assert weights.shape == (2, len(TRAINABLE_TERMS), 1, 1)
+    assert weights[:, 0, 0, 0].tolist() == [0.5, 0.75]
+    assert weights.sum(1).flatten().tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"pixel": 0.0}, "sum to 0"),
+        ({}, "sum to 0"),
+        ({"pixel": float("nan")}, "finite"),
+        ({"pixel": 1.0, "wavelet": -0.1}, "not negative"),
+        ({"pixels": 1.0}, "Unknown loss terms \\['pixels'\\]"),
+        ({"pixel": torch.ones(3)}, "must be a number"),
+        ({"pixel": torch.ones(2, 1, 4, 4), "wavelet": torch.ones(2, 1, 3, 3)}, "map of"),
+    ],
+)
+def test_bad_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        stack_loss_weights(weights, TRAINABLE_TERMS, 2, "cpu")
+
+
+def test_presets_name_known_terms():
+    for preset in PRESETS.values():
+        stack_loss_weights(preset.loss_weights, TRAINABLE_TERMS, 1, "cpu")
+
+
+@pytest.mark.parametrize("balance", ["sum", "log"])
+def test_criterion(balance):
+    prediction, target = pair(2, 3, 32, 32, dtype=torch.float32)
+    criterion = WeightedCriterion(ViTUNetConfig(loss_balance=balance))
+    terms = criterion.terms(prediction, target)
+    assert tuple(terms) == TRAINABLE_TERMS
+    loss = criterion.combine(terms, {name: 0.8 * (name == "pixel") + 0.2 * (name == "wavelet") for name in terms})
+    values = [terms["pixel"], terms["wavelet"]]
+    if balance == "log":
+        values = [
+            torch.log(value + LOSS_TERMS[name].floor) for name, value in zip(("pixel", "wavelet"), values, strict=True)
+        ]
+    torch.testing.assert_close(loss, 0.8 * values[0] + 0.2 * values[1])
+
+
+def test_terms_are_float32_under_autocast():
+    prediction, target = pair(1, 3, 33, 32, dtype=torch.float32)
+    criterion = WeightedCriterion(ViTUNetConfig())
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = criterion.terms(prediction.bfloat16(), target)
+    expected = criterion.terms(prediction.bfloat16().float(), target)
+    for name, value in terms.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected[name])

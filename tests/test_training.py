@@ -1,0 +1,164 @@
+"""The training script, run as people run it: as a process, with a recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from modeling import ViTUNetForImageDenoising
+from training.arguments import TrainingArguments, parse_arguments, write_arguments
+from training.checkpoints import checkpoints
+from training.logs import Log
+from training.train import FRESH_NETWORKS, learning_rate
+
+ROOT = Path(__file__).parent.parent
+SMOKE = ROOT / "training" / "recipes" / "smoke.yaml"
+
+
+def run(output_dir: Path, folder: Path, *arguments: str, check: bool = True, launcher=(sys.executable,)):
+    command = [*launcher, "-m", "training.train", str(SMOKE), "--dataset", str(folder), "--output_dir", str(output_dir)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=environment, check=check, capture_output=True, text=True
+    )
+
+
+def metrics(output_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, image_folder) -> Path:
+    output_dir = tmp_path_factory.mktemp("run")
+    run(output_dir, image_folder)
+    return output_dir
+
+
+def test_a_run_leaves_a_model_checkpoints_and_metrics(finished):
+    model = ViTUNetForImageDenoising.from_pretrained(finished / "model")
+    assert model(torch.rand(1, 3, 20, 20)).reconstruction.isfinite().all()
+    assert [path.name for path in checkpoints(finished)] == ["checkpoint-0000005", "checkpoint-0000010"]
+    lines = metrics(finished)
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == list(range(1, 11))
+    assert {*model.config.conditioned_terms, "learning_rate", "images_per_second"} <= set(lines[0])
+    assert [line["step"] for line in lines if "psnr_50" in line] == [5, 10]
+    assert json.loads((finished / "arguments.json").read_text())["max_steps"] == 10
+
+
+def test_weights_moved_and_the_average_lags_behind(finished):
+    averaged = load_file(finished / "model" / "model.safetensors")
+    last = load_file(finished / "checkpoint-0000010" / "model.safetensors")
+    name = "decoder.output.weight"
+    assert last[name].abs().sum() > 0
+    assert not torch.equal(averaged[name], last[name])
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(finished, tmp_path, image_folder):
+    """Weights, average, log: bit for bit. The broken run stops in mid-epoch, and loads data in two processes."""
+    run(tmp_path, image_folder, "--stop_at_step", "7")
+    assert not (tmp_path / "model").exists()
+    run(tmp_path, image_folder, "--resume", "true", "--num_workers", "2")
+    for file in ("model/model.safetensors", "checkpoint-0000010/model.safetensors"):
+        expected = load_file(finished / file)
+        for name, value in load_file(tmp_path / file).items():
+            assert torch.equal(value, expected[name]), (file, name)
+    timing = {"images_per_second", "waiting_share"}
+    for line, expected in zip(metrics(tmp_path), metrics(finished), strict=True):
+        assert {k: v for k, v in line.items() if k not in timing} == {
+            k: v for k, v in expected.items() if k not in timing
+        }
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(tmp_path, image_folder):
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    config = yaml.safe_load(SMOKE.read_text())["model_config"]
+    config["vit_config"]["hidden_dropout_prob"] = 0.0  # dropout draws anew in each process
+    common = ("--model_config", json.dumps(config), "--batch_size")
+    run(tmp_path / "two", image_folder, *common, "2", launcher=launcher)
+    run(tmp_path / "accumulated", image_folder, *common, "2", "--gradient_accumulation_steps", "2")
+    run(tmp_path / "one", image_folder, *common, "4")
+    for measure, tolerance in (("loss", 1e-4), ("psnr_50", 1e-3)):
+        expected = [line[measure] for line in metrics(tmp_path / "one") if measure in line]
+        for other in ("two", "accumulated"):
+            values = [line[measure] for line in metrics(tmp_path / other) if measure in line]
+            assert values == pytest.approx(expected, abs=tolerance), (other, measure)
+
+
+def test_a_second_run_does_not_overwrite_the_first(finished, image_folder):
+    result = run(finished, image_folder, check=False)
+    assert result.returncode != 0
+    assert "--resume true" in result.stderr
+
+
+def test_a_resumed_run_keeps_its_arguments(tmp_path):
+    first = TrainingArguments(dataset="x", output_dir=str(tmp_path), learning_rate=1e-3)
+    write_arguments(first, tmp_path, resumed=False)
+    longer = TrainingArguments(dataset="x", output_dir=str(tmp_path), learning_rate=1e-3, max_steps=7, resume=True)
+    write_arguments(longer, tmp_path, resumed=True)
+    assert json.loads((tmp_path / "arguments.json").read_text())["max_steps"] == 7
+    other = TrainingArguments(dataset="x", output_dir=str(tmp_path), learning_rate=2e-3, resume=True)
+    with pytest.raises(ValueError, match=r"learning_rate=0\.002 was 0\.001"):
+        write_arguments(other, tmp_path, resumed=True)
+
+
+def test_learning_rate_warms_up_and_ends_at_nothing():
+    arguments = TrainingArguments(dataset="x", output_dir="y", max_steps=100, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate(step, arguments) for step in range(101)]
+    assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5) and rates[100] == pytest.approx(0.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_a_line_that_a_kill_cut_short_does_not_stop_a_resumed_log(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    Log(tmp_path, first_step=1).write(step=2, loss=1.5)
+    assert metrics(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
+
+
+def test_an_unfinished_checkpoint_is_not_taken_for_a_whole_one(tmp_path):
+    for name in ("checkpoint-0000005", "unfinished-checkpoint-0000010", "checkpoint-x"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-0000005"]
+    assert checkpoints(tmp_path / "absent") == []
+
+
+def test_command_line_wins_over_the_recipe():
+    arguments = parse_arguments([str(SMOKE), "--batch_size", "7", "--model_config", '{"use_vit": false}'])
+    assert arguments.batch_size == 7 and arguments.crop_size == 48
+    assert arguments.model_config == {"use_vit": False}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("bach_size: 3", "unknown fields"), ("learning_rate: 3e-4", "write a number"), (None, "no recipe")],
+)
+def test_bad_recipes_are_refused(tmp_path, content, message):
+    path = tmp_path / "recipe.yaml"
+    if content:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        parse_arguments([str(path)])
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"batch_size": 0}, {"min_noise_level": 50, "max_noise_level": 20}, {"preset": "large"}]
+)
+def test_bad_arguments_are_refused(overrides):
+    with pytest.raises(ValueError, match=next(iter(overrides))):
+        TrainingArguments(dataset="x", output_dir="y", **overrides)
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "training" / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_parse(recipe):
+    arguments = parse_arguments([str(recipe), "--dataset", "folder"])
+    config = FRESH_NETWORKS[arguments.preset](**arguments.model_config)
+    assert config.hidden_sizes

@@ -1,0 +1,150 @@
+"""Arguments of a training run: a dataclass, filled from a YAML recipe and from the command line, which wins."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+
+@dataclass
+class TrainingArguments:
+    dataset: str = field(metadata={"help": "Hub dataset id, or a folder of images (searched recursively)."})
+    output_dir: str = field(metadata={"help": "Folder for checkpoints, metrics.jsonl and the final model."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
+    image_column: str = field(default="image", metadata={"help": "Column that holds the clean images."})
+    validation_size: int = field(default=12, metadata={"help": "Images held out for validation (centre crops)."})
+    keep_images: bool = field(default=True, metadata={"help": "Keep decoded images in memory (3 bytes a pixel)."})
+
+    model: str | None = field(default=None, metadata={"help": "Model to start from: Hub id or folder. Default: fresh."})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of ViTUNetConfig for a fresh model (JSON on the command line)."}
+    )
+    preset: str = field(
+        default="small",
+        metadata={"help": "Fresh network: small, or hybrid_vit_base (the first post's)."},
+    )
+    backbone: str | None = field(default=None, metadata={"help": "Pretrained ViT of a fresh model: Hub id or folder."})
+
+    crop_size: int = field(default=96, metadata={"help": "Side of the training crops, pixels."})
+    min_noise_level: float = field(default=0.0, metadata={"help": "Lowest noise level, in 255ths."})
+    max_noise_level: float = field(default=75.0, metadata={"help": "Highest noise level, in 255ths."})
+    blind_probability: float = field(default=0.75, metadata={"help": "Share of images whose noise level is withheld."})
+    sample_losses: bool = field(
+        default=True, metadata={"help": "Draw loss weights per image (conditioned networks); else the config's hold."}
+    )
+
+    max_steps: int = field(default=1000, metadata={"help": "Optimiser steps of the whole run."})
+    batch_size: int = field(default=8, metadata={"help": "Images per process and step."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches per optimiser step."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
+    warmup_steps: int = field(default=200, metadata={"help": "Steps of linear warm-up; a cosine to 0 follows."})
+    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW's weight decay."})
+    max_grad_norm: float = field(
+        default=1.0,
+        metadata={
+            "help": "Gradients are clipped to this norm; those of the log balance are 3 to 20 long, so 1 levels them."
+        },
+    )
+    ema_decay: float = field(
+        default=0.999, metadata={"help": "Decay of the averaged weights, which are what is saved."}
+    )
+    seed: int = field(default=0, metadata={"help": "All randomness is a function of it and of the sample's number."})
+    mixed_precision: str = field(default="no", metadata={"help": "Autocast: no, bf16 or fp16."})
+    channels_last: bool = field(default=True, metadata={"help": "Memory format of images and convolutions."})
+    num_workers: int = field(default=0, metadata={"help": "Loader processes."})
+
+    logging_steps: int = field(default=50, metadata={"help": "Steps between lines of metrics.jsonl."})
+    validation_steps: int = field(default=1000, metadata={"help": "Steps between validations."})
+    checkpoint_steps: int = field(default=1000, metadata={"help": "Steps between checkpoints."})
+    keep_checkpoints: int = field(default=2, metadata={"help": "Checkpoints to keep; older ones are removed."})
+    stop_at_step: int | None = field(
+        default=None, metadata={"help": "Save a checkpoint after this step and stop; --resume true goes on."}
+    )
+    resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint of output_dir."})
+
+    def __post_init__(self) -> None:
+        choices = {"preset": ("small", "hybrid_vit_base"), "mixed_precision": ("no", "bf16", "fp16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {list(allowed)}.")
+        if isinstance(self.model_config, str):
+            self.model_config = json.loads(self.model_config)
+        self.model_config = self.model_config or {}
+        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "crop_size", "logging_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("validation_steps", "checkpoint_steps", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not 0 <= self.min_noise_level <= self.max_noise_level:
+            raise ValueError(
+                f"min_noise_level={self.min_noise_level} and max_noise_level={self.max_noise_level} must satisfy "
+                "0 <= min <= max (in 255ths)."
+            )
+
+
+def parse_arguments(argv: list[str] | None = None) -> TrainingArguments:
+    """`[recipe.yaml] [--field value ...]` -> arguments. The command line wins over the recipe."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = HfArgumentParser(TrainingArguments, description=__doc__)
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        recipe, argv = _read_recipe(Path(argv[0])), argv[1:]
+        parser.set_defaults(**recipe)
+        for action in parser._actions:
+            if action.dest in recipe:
+                action.required = False
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    return arguments
+
+
+def _read_recipe(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"There is no recipe {path}: see training/recipes/.")
+    recipe = yaml.safe_load(path.read_text()) or {}
+    known = {entry.name: entry.type for entry in fields(TrainingArguments)}
+    unknown = sorted(set(recipe) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{path} has unknown fields {unknown}: `python -m training.train --help` lists the known ones."
+        )
+    for name, value in recipe.items():
+        if known[name] in ("float", "int", float, int) and isinstance(value, str):
+            raise ValueError(f"{path}: {name} is the text {value!r}; write a number (YAML needs 3.0e-4 for 3e-4).")
+    return recipe
+
+
+# A resumed run is the same run: only these may differ from its first command. A new `max_steps` stretches the schedule.
+_FREE_ON_RESUME = {
+    "dataset",
+    "output_dir",
+    "resume",
+    "stop_at_step",
+    "max_steps",
+    "num_workers",
+    "keep_images",
+    "logging_steps",
+    "validation_steps",
+    "checkpoint_steps",
+    "keep_checkpoints",
+}
+
+
+def write_arguments(arguments: TrainingArguments, output_dir: Path, resumed: bool) -> None:
+    """Keeps the run's arguments in `arguments.json`; a resumed run with other ones is refused."""
+    path, values = output_dir / "arguments.json", asdict(arguments)
+    if resumed and path.is_file():
+        first = json.loads(path.read_text())
+        changed = [name for name in values if name not in _FREE_ON_RESUME and first.get(name) != values[name]]
+        if changed:
+            details = ", ".join(f"{name}={values[name]!r} was {first.get(name)!r}" for name in changed)
+            raise ValueError(
+                f"{output_dir} was started with other arguments: {details}. Use them, or another output_dir."
+            )
+        values = {**first, **values, "resume": False, "stop_at_step": None}
+    output_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2) + "\n")
