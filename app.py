@@ -12,6 +12,7 @@ import gradio as gr
 import torch
 
 from interface.denoise_tab import build_denoise_tab
+from interface.loss_lab_tab import build_loss_lab_tab
 from interface.restorer import Restorer
 from modeling import LOSS_TERMS, ViTUNetForImageDenoising
 
@@ -31,6 +32,8 @@ def build_app(model: ViTUNetForImageDenoising, examples: list[Path] = EXAMPLES) 
         gr.Markdown(TITLE)
         with gr.Tab("Denoise"):
             build_denoise_tab(app, Restorer(model), terms, model.config.max_high_frequency_emphasis, examples)
+        with gr.Tab("Loss lab") as lab:
+            build_loss_lab_tab(lab, HOME / "examples" / "ascent.png")
     return app
 
 

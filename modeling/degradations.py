@@ -1,6 +1,10 @@
-"""Seeded noise models. Each is a pure function of an image and a generator."""
+"""Seeded noise models, and the distortions on which losses are compared. Pure functions of an image and a seed."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,3 +40,126 @@ def seeded_generator(*seeds: int) -> torch.Generator:
         state = (state ^ state >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
         state ^= state >> 31
     return torch.Generator().manual_seed(state)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Distortions: what the losses are compared on. Periodic, so that their effect on the spectrum is exact, and therefore
+# given by it: a distortion multiplies the spectrum by a gain, or adds a pattern of unit power. Either way its mean
+# squared error follows from the strength without making the picture (Parseval), which calibrates it in milliseconds.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _frequencies(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Row and column frequencies of `rfft2` in cycles per pixel: (H, 1) and (1, W//2 + 1)."""
+    return torch.fft.fftfreq(height, dtype=torch.float64)[:, None], torch.fft.rfftfreq(width, dtype=torch.float64)[None]
+
+
+def _shift_gain(spectrum: Tensor, size: tuple[int, int], strength: float, seed: int) -> Tensor:
+    rows, columns = _frequencies(*size)
+    return torch.polar(torch.ones(()).double(), 2 * math.pi * strength * (rows + columns))
+
+
+def _blur_gain(spectrum: Tensor, size: tuple[int, int], strength: float, seed: int) -> Tensor:
+    rows, columns = _frequencies(*size)
+    return torch.exp(-2 * (math.pi * strength) ** 2 * (rows.square() + columns.square()))
+
+
+def _scrambling_gain(spectrum: Tensor, size: tuple[int, int], strength: float, seed: int) -> Tensor:
+    noise = torch.fft.rfft2(torch.randn(size, generator=seeded_generator(seed), dtype=torch.float64))
+    phase = noise.angle()
+    phase[..., 0, 0] = 0.0  # the mean stays
+    return torch.polar(torch.ones(()).double(), strength * phase)
+
+
+def _zeroing_gain(spectrum: Tensor, size: tuple[int, int], strength: float, seed: int) -> Tensor:
+    return torch.polar(torch.ones(()).double(), -strength * spectrum.angle())
+
+
+def _noise_pattern(size: tuple[int, ...], seed: int) -> Tensor:
+    noise = torch.randn(size, generator=seeded_generator(seed), dtype=torch.float64)
+    return noise / noise.square().mean().sqrt()
+
+
+def _checkerboard_pattern(size: tuple[int, ...], seed: int) -> Tensor:
+    rows, columns = torch.arange(size[-2])[:, None], torch.arange(size[-1])[None, :]
+    return (1.0 - 2.0 * ((rows + columns) % 2)).double().expand(size)
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """A row of the table of distortions: one of `gain` and `pattern`, and the range of the strength with its unit."""
+
+    label: str
+    unit: str
+    maximum: float
+    gain: Callable[[Tensor, tuple[int, int], float, int], Tensor] | None = None
+    pattern: Callable[[tuple[int, ...], int], Tensor] | None = None
+
+
+DISTORTIONS: dict[str, Distortion] = {
+    "shift": Distortion("cyclic shift", "pixels", 8.0, gain=_shift_gain),
+    "blur": Distortion("Gaussian blur", "sigma in pixels", 16.0, gain=_blur_gain),
+    "noise": Distortion("white noise", "sigma", 0.5, pattern=_noise_pattern),
+    "scrambled_phase": Distortion("phase scrambled", "share", 1.0, gain=_scrambling_gain),
+    "zeroed_phase": Distortion("phase zeroed", "share", 1.0, gain=_zeroing_gain),
+    "checkerboard": Distortion("checkerboard", "amplitude", 0.5, pattern=_checkerboard_pattern),
+}
+
+
+def distort(image: Tensor, name: str, strength: float, seed: int = 0) -> Tensor:
+    """Applies a row of `DISTORTIONS`. (..., H, W) -> (..., H, W), neither clipped nor quantised.
+
+    Strength 0 changes nothing. A shift by whole pixels, towards the upper left, is exact; amplitudes survive shifts and
+    phases unchanged, but for those at half the sampling rate, which a fraction of a shift or of a phase dampens.
+    """
+    row = _known_distortion(name, strength)
+    if row.pattern is not None:
+        return image + strength * row.pattern(tuple(image.shape), seed).to(image)
+    size = tuple(image.shape[-2:])
+    spectrum = torch.fft.rfft2(image.double())
+    return torch.fft.irfft2(spectrum * row.gain(spectrum, size, strength, seed), s=size).to(image.dtype)
+
+
+def calibrated_strength(image: Tensor, name: str, psnr: float, seed: int = 0) -> float:
+    """The smallest strength at which a distortion of the image has the PSNR given, in dB, not clipped.
+
+    Raises `ValueError` where the distortion cannot reach it.
+    """
+    row = _known_distortion(name, 0.0)
+    wanted = 10 ** (-psnr / 10)
+    if row.pattern is not None:
+        return math.sqrt(wanted)
+    size = tuple(image.shape[-2:])
+    spectrum = torch.fft.rfft2(image.double(), norm="ortho")
+    multiplicity = torch.full((spectrum.shape[-1],), 2.0, dtype=torch.float64)
+    multiplicity[0] = 1.0
+    if size[1] % 2 == 0:
+        multiplicity[-1] = 1.0
+    power = spectrum.abs().square() * multiplicity / image.numel()
+
+    def error(strength: float) -> float:
+        gain = row.gain(spectrum, size, strength, seed)
+        return float((power * (gain - 1).abs().square()).sum())
+
+    steps = 24
+    low = high = 0.0
+    for step in range(1, steps + 1):  # to the first strength that is enough: beyond it the error need not grow
+        low, high = high, row.maximum * (step / steps) ** 2
+        if error(high) >= wanted:
+            break
+    else:
+        raise ValueError(f"The distortion {row.label!r} cannot bring this image down to {psnr} dB.")
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if error(middle) < wanted else (low, middle)
+        if high - low < 1e-7 * high:
+            break
+    return (low + high) / 2
+
+
+def _known_distortion(name: str, strength: float) -> Distortion:
+    if name not in DISTORTIONS:
+        raise ValueError(f"There is no distortion {name!r}: choose from {list(DISTORTIONS)}.")
+    if not 0 <= strength < math.inf:
+        raise ValueError(f"strength={strength} must be finite and at least 0.")
+    return DISTORTIONS[name]

@@ -35,7 +35,7 @@ TINY_HYBRID = {
     "vit_projection_sizes": (32, 32),
     "vit_config": TINY_VIT,
 }
-ASCENT = Path(__file__).parent / "data" / "ascent.png"
+ASCENT = Path(__file__).parent.parent / "examples" / "ascent.png"
 
 
 def tiny_config(**overrides) -> ViTUNetConfig:

@@ -146,3 +146,10 @@ def test_the_last_move_of_a_fast_hand_is_what_is_shown(browser, examples):
     assert abs(shown - expected) < 1.0
     page.close()
     app.close()
+
+
+def test_the_loss_lab_draws_its_figures(page):
+    page.get_by_role("tab", name="Loss lab").click()
+    expect(page.get_by_text("amplitude_squared", exact=True).first).to_be_visible(timeout=SECONDS)
+    page.get_by_role("tab", name="Ring").click()
+    expect(page.get_by_text("14.8913")).to_be_visible(timeout=SECONDS)

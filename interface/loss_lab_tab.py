@@ -1,0 +1,332 @@
+"""The Loss lab tab: what each loss sees and what it is blind to ("Comparing images in the frequency domain").
+
+An image is shifted, blurred, made noisy, its phases scrambled - all to the same PSNR if one likes - and every loss says
+how far that is from the original.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gradio as gr
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from interface.figures import HALF_BAND, SPECTRUM_AXES, Panel, bars, curve, panels, thinned
+from modeling import LOSS_TERMS
+from modeling.degradations import DISTORTIONS, calibrated_strength, distort
+from modeling.image_files import read_photograph
+from modeling.losses import emphasis_map, pixel, sharpness_scores
+from modeling.metrics import sharpness_ratio, ssim
+
+POSTS_PSNR = 22.65  # dB, the second post's
+MAX_SIDE = 512  # pixels: larger images are cut to their centre, so that every control answers at once
+REFERENCE = "blur"  # the distortion that the relative table divides by
+
+
+@dataclass
+class Specimen:
+    """A gray image under examination, and what has been computed of it."""
+
+    image: Tensor  # (1, 1, H, W), float32
+    values: dict[tuple[str, float], dict[str, tuple[float, float]]] = field(default_factory=dict)
+
+    def strengths(self, common_psnr: float | None, share: float) -> dict[str, float]:
+        """By distortion: calibrated to one PSNR, or a share of its maximum. Those that cannot reach it are left out."""
+        if common_psnr is None:
+            return {name: share * row.maximum for name, row in DISTORTIONS.items()}
+        strengths = {}
+        for name in DISTORTIONS:
+            try:
+                strengths[name] = calibrated_strength(self.image, name, common_psnr)
+            except ValueError:
+                continue
+        return strengths
+
+    def losses(self, name: str, strength: float) -> dict[str, tuple[float, float]]:
+        """Each loss of the distorted image as (value at emphasis 0, slope): a loss is linear in the emphasis."""
+        key = (name, strength)
+        if key not in self.values:
+            distorted = distort(self.image, name, strength)
+            result = {}
+            for term, row in LOSS_TERMS.items():
+                plain = row.function(distorted, self.image).item()
+                slope = row.function(distorted, self.image, 1.0).item() - plain if row.emphasised else 0.0
+                result[term] = (plain, slope)
+            result["PSNR (dB)"] = (decibels(result["pixel"][0]), 0.0)
+            result["1 - SSIM"] = (1 - ssim(distorted[0], self.image[0]), 0.0)
+            result["sharpness ratio"] = (sharpness_ratio(distorted[0], self.image[0]), 0.0)
+            if len(self.values) > 256:
+                self.values.clear()
+            self.values[key] = result
+        return self.values[key]
+
+
+def decibels(error: float) -> float:
+    """PSNR of a mean squared error; nothing is clipped, so that distortions of one PSNR have one error."""
+    return -10 * math.log10(max(error, 1e-12))
+
+
+def specimen(path: str) -> Specimen:
+    """A photograph's centre in gray."""
+    try:
+        photo = read_photograph(path)
+    except ValueError as error:
+        raise gr.Error(str(error)) from error
+    gray = (photo * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)  # luma, ITU-R BT.601
+    top, left = (max(0, (side - MAX_SIDE) // 2) for side in gray.shape)
+    return Specimen(gray[None, None, top : top + MAX_SIDE, left : left + MAX_SIDE].contiguous())
+
+
+def gallery_panels(seen: Specimen, strengths: dict[str, float]) -> Image.Image:
+    items = [Panel("original", thinned(seen.image[0, 0]), limits=(0, 1))]
+    for name, strength in strengths.items():
+        distorted = distort(seen.image, name, strength)
+        title = f"{DISTORTIONS[name].label} ({strength:.3g} {DISTORTIONS[name].unit})\n"
+        title += f"{decibels(pixel(distorted, seen.image).item()):.2f} dB"
+        items.append(Panel(title, thinned(distorted[0, 0]), limits=(0, 1)))
+    return panels(items, columns=4)
+
+
+def spectrum_panels(seen: Specimen, name: str, strength: float, emphasis: float) -> Image.Image:
+    """Amplitude and phase of both spectra, centred, and their amplitude difference under the emphasis map."""
+    spectra = [
+        torch.fft.fftshift(torch.fft.fft2(image[0, 0], norm="ortho"))
+        for image in (seen.image, distort(seen.image, name, strength))
+    ]
+    logs = [thinned((spectrum.abs() + 1e-6).log10()) for spectrum in spectra]
+    phases = [thinned(spectrum.angle()) for spectrum in spectra]
+    limits = (-3.0, max(log.max().item() for log in logs))
+    difference = (spectra[0].abs() - spectra[1].abs()).abs() * emphasis_map(*spectra[0].shape, emphasis)
+    frame = {"extent": HALF_BAND, "axes": SPECTRUM_AXES}
+    label = DISTORTIONS[name].label
+    return panels(
+        [
+            Panel("amplitude, original", logs[0], "log10 |F|", "magma", limits, **frame),
+            Panel(f"amplitude, {label}", logs[1], "log10 |F|", "magma", limits, **frame),
+            Panel(
+                f"amplitude difference x (1 + {emphasis:g} d)",
+                thinned((difference + 1e-6).log10()),
+                "log10",
+                "magma",
+                (-3.0, None),
+                **frame,
+            ),
+            Panel("phase, original", phases[0], "radians", "twilight", (-math.pi, math.pi), **frame),
+            Panel(f"phase, {label}", phases[1], "radians", "twilight", (-math.pi, math.pi), **frame),
+            Panel(
+                "emphasis map",
+                thinned(emphasis_map(*spectra[0].shape, emphasis)),
+                "1 + g d",
+                "viridis",
+                (1, 5),
+                **frame,
+            ),
+        ],
+        columns=3,
+    )
+
+
+def loss_table(seen: Specimen, strengths: dict[str, float], emphasis: float) -> dict[str, dict[str, float]]:
+    """Distortion -> loss or measure -> value."""
+    return {
+        name: {term: plain + emphasis * slope for term, (plain, slope) in seen.losses(name, strength).items()}
+        for name, strength in strengths.items()
+    }
+
+
+def table_rows(table: dict[str, dict[str, float]], relative: bool) -> list[list[str]]:
+    """Rows of the table shown: a loss or measure, then its value for each distortion, over the blur's if `relative`."""
+    rows = []
+    for term in next(iter(table.values())):
+        values = [table[name][term] if name in table else math.nan for name in DISTORTIONS]
+        if relative:
+            reference = table.get(REFERENCE, {}).get(term, math.nan)
+            values = [value / reference if reference else math.nan for value in values]
+        rows.append([term, *("-" if math.isnan(value) else f"{value:.4g}" for value in values)])
+    return rows
+
+
+def chart(table: dict[str, dict[str, float]]) -> Image.Image:
+    names = [name for name in LOSS_TERMS if REFERENCE in table and table[REFERENCE][name] > 0]
+    series = {
+        DISTORTIONS[name].label: [values[term] / table[REFERENCE][term] for term in names]
+        for name, values in table.items()
+        if name in ("shift", "blur", "noise", "scrambled_phase")
+    }
+    return bars(
+        names, series, "Loss of each distortion relative to that of the blur (no bar: zero)", "relative to blur"
+    )
+
+
+def surface_panels(phase_weight: float, side: int = 201) -> Image.Image:
+    """Losses of one Fourier coefficient z around its reference 1 + 0i (second post)."""
+    axis = torch.linspace(-2, 2, side)
+    real, imaginary = axis[None, :].expand(side, side), axis[:, None].expand(side, side)
+    squared = (real - 1).square() + imaginary.square()
+    amplitude = (torch.hypot(real, imaginary) - 1).square()
+    phase = torch.atan2(imaginary, real).square()
+    surfaces = {
+        "L2: |z - 1|²": squared,
+        "amplitude: (|z| - 1)²": amplitude,
+        "phase: arg(z)²": phase,
+        f"amplitude + {phase_weight:g} phase": amplitude + phase_weight * phase,
+        "hybrid: L2 + amplitude": squared + amplitude,
+    }
+    marks = {"reference": (1.0, 0.0), "origin": (0.0, 0.0)}
+    return panels(
+        [
+            Panel(
+                title, values, "loss", "viridis", (0, None), (-2, 2, -2, 2), ("real part", "imaginary part"), marks, 14
+            )
+            for title, values in surfaces.items()
+        ],
+        columns=3,
+    )
+
+
+def ring(thickness: float) -> Tensor:
+    """The first post's picture (1, 1, 256, 256): a white ring of radius 60 on black."""
+    side = torch.arange(256.0) - 128
+    distance = torch.hypot(side[:, None], side[None, :])
+    return ((distance - 60).abs() <= thickness / 2).float()[None, None]
+
+
+def ring_difference(thickness: float, kernel: int) -> tuple[Tensor, Tensor, float]:
+    """-> the ring, its blurred version, and the mean absolute difference of their unnormalised amplitudes.
+
+    The kernel's standard deviation is a fifth of its side, as in the post (15 and 3.0, 5 and 1.0).
+    """
+    sharp = ring(thickness)
+    blurred = gaussian_blur(sharp, [kernel, kernel], [kernel / 5, kernel / 5])
+    difference = (torch.fft.fft2(sharp).abs() - torch.fft.fft2(blurred).abs()).abs().mean().item()
+    return sharp, blurred, difference
+
+
+def ring_panels(thickness: float, kernel: float) -> tuple[Image.Image, str]:
+    sharp, blurred, difference = ring_difference(thickness, int(kernel))
+    logs = [
+        thinned((torch.fft.fftshift(torch.fft.fft2(image[0, 0])).abs() + 1e-6).log10()) for image in (sharp, blurred)
+    ]
+    frame = {"limits": (-2, logs[0].max().item()), "extent": HALF_BAND, "axes": SPECTRUM_AXES}
+    picture = panels(
+        [
+            Panel(f"ring, {thickness:g} pixels thick", sharp[0, 0], limits=(0, 1)),
+            Panel(f"blurred, kernel {kernel:g}, sigma {kernel / 5:g}", blurred[0, 0], limits=(0, 1)),
+            Panel("amplitude of the ring", logs[0], "log10 |F|", "magma", **frame),
+            Panel("amplitude of the blurred ring", logs[1], "log10 |F|", "magma", **frame),
+        ],
+        columns=4,
+    )
+    return picture, f"Mean absolute difference of the unnormalised amplitudes: **{difference:.4f}**"
+
+
+def sharpness_panels(seen: Specimen, window: float) -> tuple[Image.Image, Image.Image]:
+    """The window scores over the image, and their sorted curve: what `regional_sharpness` compares."""
+    scores = sharpness_scores(seen.image, int(window))[0]
+    height, width = seen.image.shape[-2:]
+    spread = F.interpolate(scores[None, None], size=(height, width), mode="nearest")[0, 0]
+    frame = {"extent": (0, width, height, 0), "axes": ("pixels", "pixels")}
+    picture = panels(
+        [
+            Panel("image", thinned(seen.image[0, 0]), limits=(0, 1)),
+            Panel(f"sharpness of {int(window)}-pixel windows", thinned(spread), "score", "inferno", **frame),
+        ],
+        columns=2,
+        size=4.2,
+    )
+    ordered = scores.flatten().sort(descending=True).values
+    return picture, curve(ordered.tolist(), "Scores in descending order", ("rank of the window", "score"))
+
+
+def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
+    """Lays out the tab `lab`, inside whose context this is called.
+
+    `example` is the image examined until another one is given. Nothing is computed before the tab is opened.
+    """
+    quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+    seen = gr.State(None, time_to_live=3600)
+
+    with gr.Tab("Distortions"):
+        with gr.Row():
+            with gr.Column(scale=1):
+                upload = gr.Image(
+                    str(example), label="Image", type="filepath", format="png", image_mode=None, height=200
+                )
+                calibrate = gr.Checkbox(True, label="Calibrate all distortions to one PSNR")
+                common_psnr = gr.Slider(12, 40, POSTS_PSNR, step=0.05, label="PSNR (dB)")
+                share = gr.Slider(0.01, 1, 0.1, step=0.01, label="Strength (share of the largest)", visible=False)
+                chosen = gr.Radio(
+                    [(row.label, name) for name, row in DISTORTIONS.items()], value="blur", label="Spectrum of"
+                )
+                emphasis = gr.Slider(0, 4, 0, step=0.1, label="High-frequency emphasis g")
+            with gr.Column(scale=3):
+                pictures = gr.Image(label="Distortions", format="png", interactive=False)
+        spectra = gr.Image(label="Spectra", format="png", interactive=False)
+        relative = gr.Checkbox(False, label="Relative to the blur")
+        headers = ["loss or measure", *(row.label for row in DISTORTIONS.values())]
+        numbers = gr.Dataframe(headers=headers, label="Losses and measures", interactive=False)
+        relation = gr.Image(label="Relative losses", format="png", interactive=False)
+    with gr.Tab("Loss surfaces") as surface_tab:
+        phase_weight = gr.Slider(0, 1, 0.2, step=0.05, label="Weight of the phase")
+        surfaces = gr.Image(label="Loss of one Fourier coefficient", format="png", interactive=False)
+    with gr.Tab("Ring") as ring_tab:
+        with gr.Row():
+            thickness = gr.Slider(1, 40, 8, step=1, label="Thickness (pixels)")
+            kernel = gr.Slider(3, 31, 15, step=2, label="Blur kernel (pixels; sigma is a fifth)")
+        ring_number = gr.Markdown()
+        rings = gr.Image(label="Ring experiment", format="png", interactive=False)
+    with gr.Tab("Sharpness map"):
+        window = gr.Slider(4, 64, 16, step=2, label="Window (pixels)")
+        with gr.Row():
+            sharpness = gr.Image(label="Window scores", format="png", interactive=False, scale=2)
+            ordered = gr.Image(label="Sorted", format="png", interactive=False, scale=1)
+
+    def strengths(current: Specimen, is_common: bool, psnr_value: float, share_value: float) -> dict[str, float]:
+        return current.strengths(psnr_value if is_common else None, share_value)
+
+    def draw_pictures(current, *settings):
+        return gallery_panels(current, strengths(current, *settings)) if current else None
+
+    def draw_spectra(current, name, g, *settings):
+        known = strengths(current, *settings) if current else {}
+        return spectrum_panels(current, name, known[name], g) if name in known else None
+
+    def fill_table(current, is_relative, g, *settings):
+        if current is None:
+            return [], None
+        table = loss_table(current, strengths(current, *settings), g)
+        return table_rows(table, is_relative), chart(table)
+
+    def open_file(file: dict | None) -> Specimen | None:
+        return specimen(file["path"]) if file else None
+
+    setting = [calibrate, common_psnr, share]
+    all_figures = [
+        (draw_pictures, [seen, *setting], pictures),
+        (draw_spectra, [seen, chosen, emphasis, *setting], spectra),
+        (fill_table, [seen, relative, emphasis, *setting], [numbers, relation]),
+        (lambda current, side: sharpness_panels(current, side) if current else (None, None),
+         [seen, window], [sharpness, ordered]),
+    ]  # fmt: skip
+    for event in (
+        lab.select(lambda current: current or specimen(str(example)), seen, seen, **quiet),
+        upload.upload(open_file, upload, seen, preprocess=False, **quiet),
+    ):
+        for draw, inputs, outputs in all_figures:
+            event.success(draw, inputs, outputs, **quiet)
+    calibrate.input(
+        lambda on: (gr.update(visible=on), gr.update(visible=not on)), calibrate, [common_psnr, share], **quiet
+    )
+    for draw, inputs, outputs in all_figures:
+        gr.on([control.input for control in inputs[1:]], draw, inputs, outputs, **quiet)
+    for tab, draw, inputs, outputs in (
+        (surface_tab, surface_panels, [phase_weight], surfaces),
+        (ring_tab, ring_panels, [thickness, kernel], [rings, ring_number]),
+    ):
+        gr.on([tab.select, *(control.input for control in inputs)], draw, inputs, outputs, **quiet)

@@ -1,0 +1,88 @@
+"""The Loss lab: its numbers, and its figures in a browser."""
+
+from __future__ import annotations
+
+import gradio as gr
+import pytest
+import torch
+from PIL import Image
+
+from interface.loss_lab_tab import (
+    chart,
+    gallery_panels,
+    loss_table,
+    ring_difference,
+    sharpness_panels,
+    specimen,
+    spectrum_panels,
+    surface_panels,
+    table_rows,
+)
+from modeling import LOSS_TERMS
+from modeling.degradations import DISTORTIONS, distort
+from tests.conftest import ASCENT
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return specimen(str(ASCENT))
+
+
+@pytest.fixture(scope="module")
+def table(seen):
+    return loss_table(seen, seen.strengths(22.65, 0.0), 2.0)
+
+
+def test_the_story_of_the_second_post(table):
+    for values in table.values():
+        assert values["PSNR (dB)"] == pytest.approx(22.65, abs=0.01)
+        assert values["pixel"] == pytest.approx(values["complex_spectrum"], rel=1e-4)
+    for name in ("shift", "scrambled_phase", "zeroed_phase"):
+        assert table[name]["amplitude"] < 1e-5 * table["blur"]["amplitude"]
+    hybrid = {name: values["pixel"] + values["amplitude_squared"] for name, values in table.items()}
+    assert hybrid["blur"] > hybrid["noise"] > hybrid["shift"]
+
+
+def test_values_are_those_of_the_losses_at_the_emphasis(seen, table):
+    strength = seen.strengths(22.65, 0.0)["noise"]
+    distorted = distort(seen.image, "noise", strength)
+    for name, row in LOSS_TERMS.items():
+        emphasis = {"high_frequency_emphasis": 2.0} if row.emphasised else {}
+        expected = row.function(distorted, seen.image, **emphasis).item()
+        assert table["noise"][name] == pytest.approx(expected, rel=1e-4), name
+
+
+def test_rows_are_absolute_or_relative_to_the_blur(table):
+    rows = {row[0]: row[1:] for row in table_rows(table, relative=True)}
+    assert list(rows)[: len(LOSS_TERMS)] == list(LOSS_TERMS)
+    assert rows["amplitude"][list(DISTORTIONS).index("blur")] == "1"
+    assert table_rows({"blur": {"pixel": 0.5}}, relative=False) == [["pixel", "-", "0.5", "-", "-", "-", "-"]]
+
+
+def test_strengths_can_be_a_share_of_the_largest(seen):
+    assert seen.strengths(None, 0.5)["blur"] == 0.5 * DISTORTIONS["blur"].maximum
+
+
+@pytest.mark.parametrize(("kernel", "expected"), [(15, 14.8913), (5, 10.0407)])
+def test_ring_number_of_the_first_post(kernel, expected):
+    assert ring_difference(8, kernel)[2] == pytest.approx(expected, abs=5e-5)
+
+
+def test_figures_are_drawn(seen, table):
+    strengths = seen.strengths(22.65, 0.0)
+    for figure in (
+        gallery_panels(seen, strengths),
+        spectrum_panels(seen, "blur", strengths["blur"], 1.0),
+        surface_panels(0.2),
+        *sharpness_panels(seen, 16),
+        chart(table),
+    ):
+        assert isinstance(figure, Image.Image) and torch.tensor(figure.getextrema()).diff().min() > 50
+
+
+def test_bad_files_are_refused_and_large_ones_cut(tmp_path):
+    (tmp_path / "notes.png").write_text("no image")
+    with pytest.raises(gr.Error, match=r"notes\.png cannot be read"):
+        specimen(str(tmp_path / "notes.png"))
+    Image.new("RGB", (700, 300)).save(tmp_path / "wide.png")
+    assert specimen(str(tmp_path / "wide.png")).image.shape == (1, 1, 300, 512)
