@@ -43,36 +43,31 @@ def seeded_generator(*seeds: int) -> torch.Generator:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Distortions: what the losses are compared on. Periodic, so that their effect on the spectrum is exact, and therefore
-# given by it: a distortion multiplies the spectrum by a gain, or adds a pattern of unit power. Either way its mean
-# squared error follows from the strength without making the picture (Parseval), which calibrates it in milliseconds.
+# Distortions: what the losses are compared on. Periodic, so that their effect on the spectrum is exact and is stated
+# there: turned phases, damped amplitudes, or an added pattern of unit power. Either way the mean squared error follows
+# from the strength without making the picture (Parseval), which calibrates a distortion in milliseconds.
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _frequencies(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Row and column frequencies of `rfft2` in cycles per pixel: (H, 1) and (1, W//2 + 1)."""
-    return torch.fft.fftfreq(height, dtype=torch.float64)[:, None], torch.fft.rfftfreq(width, dtype=torch.float64)[None]
+def _shift_phase(spectrum: Tensor, size: tuple[int, int], seed: int) -> Tensor:
+    rows, columns = _frequencies(size)
+    return 2 * math.pi * (rows + columns)
 
 
-def _shift_gain(spectrum: Tensor, size: tuple[int, int], strength: float, seed: int) -> Tensor:
-    rows, columns = _frequencies(*size)
-    return torch.polar(torch.ones(()).double(), 2 * math.pi * strength * (rows + columns))
-
-
-def _blur_gain(spectrum: Tensor, size: tuple[int, int], strength: float, seed: int) -> Tensor:
-    rows, columns = _frequencies(*size)
-    return torch.exp(-2 * (math.pi * strength) ** 2 * (rows.square() + columns.square()))
-
-
-def _scrambling_gain(spectrum: Tensor, size: tuple[int, int], strength: float, seed: int) -> Tensor:
-    noise = torch.fft.rfft2(torch.randn(size, generator=seeded_generator(seed), dtype=torch.float64))
-    phase = noise.angle()
+def _scrambling_phase(spectrum: Tensor, size: tuple[int, int], seed: int) -> Tensor:
+    noise = torch.randn(size, generator=seeded_generator(seed), dtype=torch.float64)
+    phase = torch.fft.rfft2(noise).angle()
     phase[..., 0, 0] = 0.0  # the mean stays
-    return torch.polar(torch.ones(()).double(), strength * phase)
+    return phase
 
 
-def _zeroing_gain(spectrum: Tensor, size: tuple[int, int], strength: float, seed: int) -> Tensor:
-    return torch.polar(torch.ones(()).double(), -strength * spectrum.angle())
+def _zeroing_phase(spectrum: Tensor, size: tuple[int, int], seed: int) -> Tensor:
+    return -spectrum.angle()
+
+
+def _blur_damping(size: tuple[int, int]) -> Tensor:
+    rows, columns = _frequencies(size)
+    return 2 * math.pi**2 * (rows.square() + columns.square())
 
 
 def _noise_pattern(size: tuple[int, ...], seed: int) -> Tensor:
@@ -85,23 +80,33 @@ def _checkerboard_pattern(size: tuple[int, ...], seed: int) -> Tensor:
     return (1.0 - 2.0 * ((rows + columns) % 2)).double().expand(size)
 
 
+def _frequencies(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Row and column frequencies of `rfft2` in cycles per pixel: (H, 1) and (1, W//2 + 1)."""
+    height, width = size
+    return torch.fft.fftfreq(height, dtype=torch.float64)[:, None], torch.fft.rfftfreq(width, dtype=torch.float64)[None]
+
+
 @dataclass(frozen=True)
 class Distortion:
-    """A row of the table of distortions: one of `gain` and `pattern`, and the range of the strength with its unit."""
+    """A row of the table of distortions: the range of its strength s with the unit, and one of its three forms.
+
+    `phase` multiplies the spectrum by exp(i s phase), `damping` by exp(-s^2 damping), and `pattern` is added s times.
+    """
 
     label: str
     unit: str
     maximum: float
-    gain: Callable[[Tensor, tuple[int, int], float, int], Tensor] | None = None
+    phase: Callable[[Tensor, tuple[int, int], int], Tensor] | None = None
+    damping: Callable[[tuple[int, int]], Tensor] | None = None
     pattern: Callable[[tuple[int, ...], int], Tensor] | None = None
 
 
 DISTORTIONS: dict[str, Distortion] = {
-    "shift": Distortion("cyclic shift", "pixels", 8.0, gain=_shift_gain),
-    "blur": Distortion("Gaussian blur", "sigma in pixels", 16.0, gain=_blur_gain),
+    "shift": Distortion("cyclic shift", "pixels", 8.0, phase=_shift_phase),
+    "blur": Distortion("Gaussian blur", "sigma in pixels", 16.0, damping=_blur_damping),
     "noise": Distortion("white noise", "sigma", 0.5, pattern=_noise_pattern),
-    "scrambled_phase": Distortion("phase scrambled", "share", 1.0, gain=_scrambling_gain),
-    "zeroed_phase": Distortion("phase zeroed", "share", 1.0, gain=_zeroing_gain),
+    "scrambled_phase": Distortion("phase scrambled", "share", 1.0, phase=_scrambling_phase),
+    "zeroed_phase": Distortion("phase zeroed", "share", 1.0, phase=_zeroing_phase),
     "checkerboard": Distortion("checkerboard", "amplitude", 0.5, pattern=_checkerboard_pattern),
 }
 
@@ -113,11 +118,15 @@ def distort(image: Tensor, name: str, strength: float, seed: int = 0) -> Tensor:
     phases unchanged, but for those at half the sampling rate, which a fraction of a shift or of a phase dampens.
     """
     row = _known_distortion(name, strength)
-    if row.pattern is not None:
+    if row.pattern:
         return image + strength * row.pattern(tuple(image.shape), seed).to(image)
     size = tuple(image.shape[-2:])
     spectrum = torch.fft.rfft2(image.double())
-    return torch.fft.irfft2(spectrum * row.gain(spectrum, size, strength, seed), s=size).to(image.dtype)
+    if row.phase:
+        spectrum = spectrum * torch.exp(1j * strength * row.phase(spectrum, size, seed))
+    else:
+        spectrum = spectrum * torch.exp(-(strength**2) * row.damping(size))
+    return torch.fft.irfft2(spectrum, s=size).to(image.dtype)
 
 
 def calibrated_strength(image: Tensor, name: str, psnr: float, seed: int = 0) -> float:
@@ -127,19 +136,19 @@ def calibrated_strength(image: Tensor, name: str, psnr: float, seed: int = 0) ->
     """
     row = _known_distortion(name, 0.0)
     wanted = 10 ** (-psnr / 10)
-    if row.pattern is not None:
+    if row.pattern:
         return math.sqrt(wanted)
     size = tuple(image.shape[-2:])
     spectrum = torch.fft.rfft2(image.double(), norm="ortho")
-    multiplicity = torch.full((spectrum.shape[-1],), 2.0, dtype=torch.float64)
-    multiplicity[0] = 1.0
-    if size[1] % 2 == 0:
-        multiplicity[-1] = 1.0
-    power = spectrum.abs().square() * multiplicity / image.numel()
+    power = spectrum.abs().square() / image.numel()
+    power[..., 1 : (size[1] + 1) // 2] *= 2  # the columns that stand for two
+    phase = row.phase(spectrum, size, seed) if row.phase else None
+    damping = row.damping(size) if row.damping else None
 
     def error(strength: float) -> float:
-        gain = row.gain(spectrum, size, strength, seed)
-        return float((power * (gain - 1).abs().square()).sum())
+        if phase is not None:
+            return float((power * (2 - 2 * torch.cos(strength * phase))).sum())
+        return float((power * (1 - torch.exp(-(strength**2) * damping)).square()).sum())
 
     steps = 24
     low = high = 0.0
@@ -149,11 +158,9 @@ def calibrated_strength(image: Tensor, name: str, psnr: float, seed: int = 0) ->
             break
     else:
         raise ValueError(f"The distortion {row.label!r} cannot bring this image down to {psnr} dB.")
-    for _ in range(40):
+    while high - low > 1e-6 * high:
         middle = (low + high) / 2
         low, high = (middle, high) if error(middle) < wanted else (low, middle)
-        if high - low < 1e-7 * high:
-            break
     return (low + high) / 2
 
 
