@@ -40,6 +40,10 @@ def test_the_command(model, image_folder, tmp_path, capsys):
     output = tmp_path / "results.json"
     common = ["--model", str(tmp_path / "model"), "--dataset", str(image_folder), "--noise_level", "15", "50"]
     main([*common, "--sweep", "wavelet", "--output", str(output), "--limit", "2"])
+    assert "cost (dB)" in capsys.readouterr().out
+    few = main([*common, "--measures", "sharpness_ratio", "--limit", "1"])
+    assert set(few["15"][0]) == {"image", "setting", "sharpness_ratio"}
+    main([*common, "--sweep", "wavelet", "--limit", "1"])
     results = json.loads(output.read_text())
     assert list(results) == ["15", "50"] and len(results["50"]) == 2 * 11
     assert "mean sharpness ratio rises at every stop" in capsys.readouterr().out
@@ -49,7 +53,9 @@ def test_the_command(model, image_folder, tmp_path, capsys):
     torch.testing.assert_close(blind["50"][0]["psnr"], results["50"][10]["psnr"])
 
 
-@pytest.mark.parametrize("extra", [["--sweep", "pixel"], ["--sweep", "wavelet", "--loss_weights", '{"pixel": 1}']])
-def test_bad_sweeps_are_refused(extra):
-    with pytest.raises(ValueError, match="--sweep"):
+@pytest.mark.parametrize(
+    "extra", [["--sweep", "pixel"], ["--sweep", "wavelet", "--loss_weights", '{"pixel": 1}'], ["--measures", "fid"]]
+)
+def test_bad_arguments_are_refused(extra):
+    with pytest.raises(ValueError, match=extra[0]):
         main(["--model", "x", "--dataset", "y", *extra])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,12 +42,16 @@ class EvaluationArguments:
     )
     dataset_split: str = field(default="test", metadata={"help": "Split of a Hub dataset."})
     image_column: str = field(default="image", metadata={"help": "Column that holds the clean images."})
+    measures: list[str] = field(default_factory=lambda: list(MEASURES), metadata={"help": "Which; SSIM takes longest."})
     limit: int | None = field(default=None, metadata={"help": "Only so many images, the first ones."})
     output: str | None = field(default=None, metadata={"help": "Write the per-image values to this JSON file."})
 
     def __post_init__(self) -> None:
         if isinstance(self.loss_weights, str):
             self.loss_weights = json.loads(self.loss_weights)
+        unknown = [name for name in self.measures if name not in MEASURES]
+        if unknown or not self.measures:
+            raise ValueError(f"--measures {unknown} must be among {list(MEASURES)}.")
         if self.sweep and self.loss_weights:
             raise ValueError(f"--sweep {self.sweep} sets the loss weights itself: leave out --loss_weights.")
         if self.sweep and self.sweep not in TRAINABLE_TERMS[1:]:
@@ -75,6 +80,7 @@ def evaluate(
     noise_level: float,
     settings: list[Setting],
     tell_noise_level: bool = False,
+    measures: Sequence[str] = tuple(MEASURES),
 ) -> list[dict]:
     """Measures every image at every setting; each image is encoded once.
 
@@ -93,30 +99,33 @@ def evaluate(
         encoded = model.encode(noisy[None].to(model.device), noise_level if tell_noise_level else None)
         for setting in settings:
             restored = model.decode(encoded, setting.loss_weights, setting.high_frequency_emphasis)[0].float()
-            values = {name: measure(restored, device_clean) for name, measure in MEASURES.items()}
+            values = {name: MEASURES[name](restored, device_clean) for name in measures}
             rows.append({"image": index, "setting": setting.name, **values})
     return rows
 
 
 def means(rows: list[dict], setting: str) -> dict[str, float]:
     """Mean of each measure over the images at one setting, those left out for which it is not defined (NaN)."""
-    values = {name: [row[name] for row in rows if row["setting"] == setting] for name in MEASURES}
-    defined = {name: [value for value in column if not math.isnan(value)] for name, column in values.items()}
+    columns = {name: [row[name] for row in rows if row["setting"] == setting] for name in MEASURES if name in rows[0]}
+    defined = {name: [value for value in column if not math.isnan(value)] for name, column in columns.items()}
     return {name: sum(column) / len(column) if column else math.nan for name, column in defined.items()}
 
 
 def print_table(rows: list[dict], settings: list[Setting], noise_level: float) -> None:
-    reference = means(rows, settings[0].name)
+    """One line per setting; `cost` is the PSNR that it loses to the first one."""
+    table = {setting.name: means(rows, setting.name) for setting in settings}
+    first = table[settings[0].name]
     print(f"\nnoise level {noise_level:g}/255, {len(rows) // len(settings)} images")
-    print(f"{'setting':<28}{'PSNR dB':>9}{'cost dB':>9}{'SSIM':>9}{'sharpness':>11}")
-    for setting in settings:
-        mean = means(rows, setting.name)
-        print(
-            f"{setting.name:<28}{mean['psnr']:>9.3f}{reference['psnr'] - mean['psnr']:>9.3f}"
-            f"{mean['ssim']:>9.4f}{mean['sharpness_ratio']:>11.4f}"
-        )
-    if len(settings) > 1:
-        ratios = [means(rows, setting.name)["sharpness_ratio"] for setting in settings]
+    print(
+        f"{'setting':<28}"
+        + "".join(f"{name:>17}" for name in first)
+        + (f"{'cost (dB)':>11}" if "psnr" in first else "")
+    )
+    for name, values in table.items():
+        cost = f"{first['psnr'] - values['psnr']:>11.3f}" if "psnr" in first else ""
+        print(f"{name:<28}" + "".join(f"{value:>17.4f}" for value in values.values()) + cost)
+    if len(settings) > 1 and "sharpness_ratio" in first:
+        ratios = [values["sharpness_ratio"] for values in table.values()]
         rising = all(later > earlier for earlier, later in itertools.pairwise(ratios))
         print(f"mean sharpness ratio rises at every stop: {'yes' if rising else 'no'}")
 
@@ -138,7 +147,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     results = {}
     for noise_level in arguments.noise_level:
-        rows = evaluate(model, images, noise_level / 255, settings, arguments.tell_noise_level)
+        rows = evaluate(model, images, noise_level / 255, settings, arguments.tell_noise_level, arguments.measures)
         print_table(rows, settings, noise_level)
         results[f"{noise_level:g}"] = rows
     if arguments.output:
