@@ -150,13 +150,27 @@ def sharpness_scores(image: Tensor, window_size: int = 16) -> Tensor:
     )
 
 
-def regional_sharpness(prediction: Tensor, target: Tensor, window_size: int = 16) -> Tensor:
-    """L1 between the sorted window scores: a 1-D Wasserstein distance between two distributions of local sharpness."""
-    predicted, true = (
-        sharpness_scores(image, window_size).flatten(1).sort(dim=1, descending=True).values
-        for image in (prediction, target)
-    )
-    return SHARPNESS_SCALE * (predicted - true).abs().mean(1)
+def sorted_sharpness_scores(image: Tensor, window_size: int = 16) -> Tensor:
+    """The scores of `sharpness_scores` in descending order: (B, C, H, W) -> (B, windows)."""
+    return sharpness_scores(image, window_size).flatten(1).sort(dim=1, descending=True).values
+
+
+def regional_sharpness(
+    prediction: Tensor, target: Tensor, window_size: int = 16, target_scores: Tensor | None = None
+) -> Tensor:
+    """L1 between the sorted window scores: a 1-D Wasserstein distance between two distributions of local sharpness.
+
+    `target_scores` (B, windows), where they are known, spare computing those of the target.
+    """
+    if target_scores is None:
+        target_scores = sorted_sharpness_scores(target, window_size)
+    predicted = sorted_sharpness_scores(prediction, window_size)
+    if predicted.shape != target_scores.shape:
+        raise ValueError(
+            f"target_scores {tuple(target_scores.shape)} must be those of whole images of the prediction's size and of "
+            f"windows of {window_size} pixels: {tuple(predicted.shape)}."
+        )
+    return SHARPNESS_SCALE * (predicted - target_scores).abs().mean(1)
 
 
 # Low-pass taps of orthonormal wavelets (Daubechies 1992), to be divided by sqrt(2) for the undecimated transform.
@@ -341,8 +355,12 @@ class WeightedCriterion:
         target: Tensor,
         high_frequency_emphasis: float | Tensor = 0.0,
         names: tuple[str, ...] = TRAINABLE_TERMS,
+        known: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
-        """The raw terms by name, (B,) each, in float32 (float64 for float64 images) whatever the autocast."""
+        """The raw terms by name, (B,) each, in float32 (float64 for float64 images) whatever the autocast.
+
+        `known` holds further arguments of a term, by its name: what has been computed of the target before.
+        """
         dtype = torch.promote_types(prediction.dtype, torch.float32)
         with torch.autocast(prediction.device.type, enabled=False):
             prediction, target = prediction.to(dtype), target.to(dtype)
@@ -350,7 +368,8 @@ class WeightedCriterion:
             for name in names:
                 term = LOSS_TERMS[name]
                 emphasis = {"high_frequency_emphasis": high_frequency_emphasis} if term.emphasised else {}
-                values[name] = term.function(prediction, target, **emphasis, **self.settings[name])
+                extra = (known or {}).get(name, {})
+                values[name] = term.function(prediction, target, **emphasis, **self.settings[name], **extra)
         return values
 
     def combine(self, terms: Mapping[str, Tensor], loss_weights: Mapping[str, Tensor]) -> Tensor:

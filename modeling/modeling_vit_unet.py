@@ -183,6 +183,7 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         loss_weights: Mapping[str, float | Tensor] | None = None,
         high_frequency_emphasis: float | Tensor | None = None,
         noise_level: float | Tensor | None = None,
+        target_sharpness_scores: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> ImageDenoisingOutput:
         """Restores `pixel_values`, and compares the result with the clean images `labels` where they are given.
@@ -192,6 +193,7 @@ class ViTUNetForImageDenoising(PreTrainedModel):
             labels: clean images (B, C, H, W).
             loss_weights, high_frequency_emphasis: the controls, see [`decode`]. With labels they weigh the loss too.
             noise_level: see [`encode`].
+            target_sharpness_scores: the labels' sorted window scores (B, windows), where a cache holds them.
             return_dict: `False` returns a tuple.
         """
         controls = (loss_weights, high_frequency_emphasis)
@@ -201,11 +203,15 @@ class ViTUNetForImageDenoising(PreTrainedModel):
 
         loss, loss_terms = None, None
         if labels is not None:
-            loss, loss_terms = self._loss(reconstruction, labels, loss_weights, high_frequency_emphasis)
+            loss, loss_terms = self._loss(
+                reconstruction, labels, loss_weights, high_frequency_emphasis, target_sharpness_scores
+            )
         output = ImageDenoisingOutput(loss=loss, reconstruction=reconstruction, loss_terms=loss_terms)
         return output.to_tuple() if return_dict is False else output
 
-    def _loss(self, reconstruction, labels, loss_weights, high_frequency_emphasis) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(
+        self, reconstruction, labels, loss_weights, high_frequency_emphasis, target_sharpness_scores
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if labels.shape != reconstruction.shape:
             raise ValueError(f"labels {tuple(labels.shape)} must have the images' shape {tuple(reconstruction.shape)}.")
         weights, emphasis = self._weights_and_emphasis(
@@ -214,7 +220,10 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         if weights.shape[-1] * weights.shape[-2] * emphasis.shape[-1] * emphasis.shape[-2] > 1:
             raise ValueError("A loss needs one weight per image: give maps of controls without labels.")
         by_name = dict(zip(TRAINABLE_TERMS, weights.flatten(1).unbind(1), strict=True))
-        terms = self.criterion.terms(reconstruction, labels, emphasis.flatten())
+        known = {}
+        if target_sharpness_scores is not None:
+            known["regional_sharpness"] = {"target_scores": target_sharpness_scores}
+        terms = self.criterion.terms(reconstruction, labels, emphasis.flatten(), known=known)
         loss = self.criterion.combine(terms, by_name).mean()
         return loss, {name: value.detach().mean() for name, value in terms.items()}
 

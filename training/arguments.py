@@ -30,7 +30,9 @@ class TrainingArguments:
     )
     backbone: str | None = field(default=None, metadata={"help": "Pretrained ViT of a fresh model: Hub id or folder."})
 
-    crop_size: int = field(default=96, metadata={"help": "Side of the training crops, pixels."})
+    crop_size: int = field(
+        default=96, metadata={"help": "Side of the training crops, pixels; 0: whole images, of one size."}
+    )
     min_noise_level: float = field(default=0.0, metadata={"help": "Lowest noise level, in 255ths."})
     max_noise_level: float = field(default=75.0, metadata={"help": "Highest noise level, in 255ths."})
     blind_probability: float = field(default=0.75, metadata={"help": "Share of images whose noise level is withheld."})
@@ -75,12 +77,14 @@ class TrainingArguments:
         if isinstance(self.model_config, str):
             self.model_config = json.loads(self.model_config)
         self.model_config = self.model_config or {}
-        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "crop_size", "logging_steps"):
+        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "logging_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         for name in ("validation_steps", "checkpoint_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.crop_size < 0:
+            raise ValueError(f"crop_size={self.crop_size} must be positive, or 0 for whole images.")
         if not 0 <= self.min_noise_level <= self.max_noise_level:
             raise ValueError(
                 f"min_noise_level={self.min_noise_level} and max_noise_level={self.max_noise_level} must satisfy "

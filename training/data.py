@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from modeling.degradations import gaussian_noise, seeded_generator
 from modeling.vit_features import reflect_pad
 from training.loss_sampling import LossSampler
+from training.sharpness_cache import COLUMN
 
 VALIDATION_CROP = 256  # pixels
 
@@ -67,7 +68,8 @@ class TrainingSamples(Dataset):
     Args:
         images: the clean images.
         seed: of the run.
-        crop_size: side in pixels; smaller images are extended by reflection.
+        crop_size: side in pixels; smaller images are extended by reflection. 0 takes whole images, not mirrored, so
+            that the cached sharpness scores of `images` hold.
         min_noise_level, max_noise_level: levels are uniform between them, in units of the [0, 1] range.
         blind_probability: of withholding the noise level from the network (as NaN).
         loss_sampler: draws the loss; `None` for a network with a fixed one.
@@ -102,7 +104,8 @@ class TrainingSamples(Dataset):
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         generator = seeded_generator(self.seed, 1, sample)
-        clean = self._crop(self.images[self._image_index(sample)], generator)
+        index = self._image_index(sample)
+        clean = self._crop(self.images[index], generator)
         level, blind = torch.rand(2, generator=generator).tolist()
         level = self.min_noise_level + level * (self.max_noise_level - self.min_noise_level)
         item = {
@@ -110,11 +113,15 @@ class TrainingSamples(Dataset):
             "pixel_values": gaussian_noise(clean, level, generator),
             "noise_level": torch.tensor(float("nan") if blind < self.blind_probability else level),
         }
+        if not self.crop_size and COLUMN in self.images.dataset.column_names:
+            item["target_sharpness_scores"] = torch.tensor(self.images.dataset[COLUMN][index])
         if self.loss_sampler is not None:
             item["loss_weights"], item["high_frequency_emphasis"] = self.loss_sampler(generator)
         return item
 
     def _crop(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.crop_size:
+            return image.float().div_(255)
         size = self.crop_size
         image = reflect_pad(image, max(size, image.shape[-2]), max(size, image.shape[-1]))
         top, left = (int(torch.randint(0, side - size + 1, (), generator=generator)) for side in image.shape[-2:])

@@ -27,6 +27,7 @@ from training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from training.data import ImageStore, TrainingSamples, load_images, validation_images
 from training.logs import Averages, Log
 from training.loss_sampling import LossSampler
+from training.sharpness_cache import with_sharpness_scores
 
 VALIDATION_NOISE_LEVELS = (15, 25, 50)  # of 255
 FRESH_NETWORKS = {"small": ViTUNetConfig, "hybrid_vit_base": ViTUNetConfig.hybrid_vit_base}
@@ -58,6 +59,8 @@ def build_data(
     sampler = None
     if arguments.sample_losses and config.conditioned_terms:
         sampler = LossSampler(tuple(config.conditioned_terms), config.max_high_frequency_emphasis)
+    if not arguments.crop_size:
+        dataset = with_sharpness_scores(dataset, arguments.image_column, config.sharpness_window_size)
     samples = TrainingSamples(
         ImageStore(dataset, arguments.image_column, arguments.keep_images),
         seed=arguments.seed,
@@ -82,7 +85,7 @@ def learning_rate(step: int, arguments: TrainingArguments) -> float:
 def training_step(model, batch: dict[str, Tensor], config: ViTUNetConfig, channels_last: bool):
     """One forward pass -> the loss to minimise, and the raw terms by name."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    controls = {}
+    controls = {name: batch[name] for name in ("target_sharpness_scores",) if name in batch}
     if "loss_weights" in batch:
         controls["loss_weights"] = dict(zip(config.conditioned_terms, batch["loss_weights"].unbind(1), strict=True))
         controls["high_frequency_emphasis"] = batch["high_frequency_emphasis"]

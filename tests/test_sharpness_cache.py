@@ -1,0 +1,68 @@
+"""The offline cache of window scores gives the same loss as scores computed on the fly."""
+
+from __future__ import annotations
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling import ViTUNetForImageDenoising
+from modeling.losses import sharpness_scores
+from tests.conftest import tiny_config
+from training.data import ImageStore, TrainingSamples, load_images
+from training.sharpness_cache import COLUMN, with_sharpness_scores
+from training.train import training_step
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> datasets.Dataset:
+    """Four images of one size, which is not a multiple of the windows' step."""
+    folder = tmp_path_factory.mktemp("whole")
+    for index in range(4):
+        pixels = np.random.default_rng(index).integers(0, 255, (50, 61, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return load_images(str(folder))
+
+
+def whole_images(dataset: datasets.Dataset) -> TrainingSamples:
+    return TrainingSamples(ImageStore(dataset), 0, 0, 0.1, 0.1, 1.0, None, 8)
+
+
+def test_the_column_holds_the_sorted_scores(dataset):
+    cached = with_sharpness_scores(dataset)
+    images = ImageStore(cached)
+    for index in range(4):
+        expected = sharpness_scores(images[index][None].float() / 255).flatten().sort(descending=True).values
+        torch.testing.assert_close(torch.tensor(cached[COLUMN][index]), expected, rtol=0, atol=0)
+
+
+def test_training_from_the_cache_equals_training_on_the_fly(dataset):
+    model = ViTUNetForImageDenoising(
+        tiny_config(loss_weights={"pixel": 0.8, "regional_sharpness": 0.2}, loss_balance="sum")
+    ).eval()
+    losses = []
+    for source in (dataset, with_sharpness_scores(dataset)):
+        run = whole_images(source)
+        batch = {name: torch.stack([run[index][name] for index in range(3)]) for name in run[0]}
+        losses.append(training_step(model, batch, model.config, channels_last=False))
+    assert "target_sharpness_scores" in batch
+    assert abs(losses[0][0].item() - losses[1][0].item()) < 1e-6
+    assert abs(losses[0][1]["regional_sharpness"].item() - losses[1][1]["regional_sharpness"].item()) < 1e-6
+
+
+def test_another_version_or_window_is_another_cache(dataset):
+    fingerprints = {
+        with_sharpness_scores(dataset, **setting)._fingerprint
+        for setting in ({}, {}, {"version": 2}, {"window_size": 8})
+    }
+    assert len(fingerprints) == 3
+
+
+def test_scores_of_another_window_are_refused(dataset):
+    run = whole_images(with_sharpness_scores(dataset, window_size=8))
+    model = ViTUNetForImageDenoising(tiny_config())
+    batch = {name: value[None] for name, value in run[0].items()}
+    with pytest.raises(ValueError, match="windows of 16 pixels"):
+        training_step(model, batch, model.config, channels_last=False)

@@ -1,0 +1,41 @@
+"""The offline cache of window scores: a `datasets.map` column with the sorted sharpness scores of each clean image.
+
+Training on whole images compares with the same scores in every epoch. The cache computes them once, and `datasets`
+keeps them on disk. Random crops cannot use it: their windows are others each time, and their scores are computed on the fly;
+both ways give the same loss.
+"""
+
+from __future__ import annotations
+
+import datasets
+import numpy as np
+import torch
+
+from modeling.losses import sorted_sharpness_scores
+
+COLUMN = "sharpness_scores"
+# Part of the fingerprint of the cached column, because `datasets` does not see a change inside an imported function.
+# Raise it whenever `sharpness_scores` gives other numbers.
+VERSION = 1
+
+
+def sorted_scores(image, window_size: int) -> list[float]:
+    """The window scores of a PIL image in descending order."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    return sorted_sharpness_scores(pixels, window_size)[0].tolist()
+
+
+def _with_scores(row: dict, image_column: str, window_size: int, version: int) -> dict:
+    return {COLUMN: sorted_scores(row[image_column], window_size)}
+
+
+def with_sharpness_scores(
+    dataset: datasets.Dataset, image_column: str = "image", window_size: int = 16, version: int = VERSION
+) -> datasets.Dataset:
+    """The dataset with a column `sharpness_scores`, a list of float32 per image; read from disk if it was made before."""
+    return dataset.map(
+        _with_scores,
+        fn_kwargs={"image_column": image_column, "window_size": window_size, "version": version},
+        features=datasets.Features({**dataset.features, COLUMN: datasets.List(datasets.Value("float32"))}),
+        desc="sharpness scores",
+    )
