@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -37,3 +39,87 @@ def sharpness_ratio(prediction: Tensor, target: Tensor, window_size: int = 16) -
     predicted = sharpness_scores(prediction.clamp(0, 1).reshape(shape), window_size).mean().item()
     true = sharpness_scores(target.reshape(shape), window_size).mean().item()
     return predicted / true if true else math.nan
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Spectral measures, per octave of radial frequency, finest first: above 1/4 cycle per pixel, 1/8 to 1/4, ...
+# Energy without correlation is noise, not detail: read the two side by side.
+# ---------------------------------------------------------------------------------------------------------------------
+
+OCTAVES = 4
+
+
+def octave_spectrum_error(prediction: Tensor, target: Tensor, octaves: int = OCTAVES) -> list[float]:
+    """10 log10 of the predicted over the true power in each octave, in dB: 0 is right, under 0 is blurred."""
+    predicted, true = _windowed_spectrum(prediction.clamp(0, 1)), _windowed_spectrum(target)
+    errors = []
+    for band in _octave_bands(target.shape[-2:], octaves):
+        power = [(spectrum.abs().square() * band).sum().item() for spectrum in (predicted, true)]
+        errors.append(10 * math.log10(power[0] / power[1]) if min(power) > 0 else math.nan)
+    return errors
+
+
+def fourier_ring_correlation(prediction: Tensor, target: Tensor, octaves: int = OCTAVES) -> list[float]:
+    """Correlation of the two spectra in each octave (Saxton & Baumeister 1982): 1 is right, 0 is unrelated."""
+    predicted, true = _windowed_spectrum(prediction.clamp(0, 1)), _windowed_spectrum(target)
+    correlations = []
+    for band in _octave_bands(target.shape[-2:], octaves):
+        cross = ((predicted * true.conj()).real * band).sum().item()
+        power = [(spectrum.abs().square() * band).sum().item() for spectrum in (predicted, true)]
+        correlations.append(cross / math.sqrt(power[0] * power[1]) if min(power) > 0 else math.nan)
+    return correlations
+
+
+def periodic_artefact_index(prediction: Tensor, target: Tensor, period: int = 16) -> float:
+    """How much a network's grids show in what it got wrong: 1 is no more than in the target itself.
+
+    The largest ratio of a peak to its local median in the power spectrum of (prediction - target), at the multiples of
+    1 / period cycles per pixel along both axes, which strides, patches and tiles could imprint; over the same for the
+    target. NaN for images smaller than 4 periods, and for a perfect prediction.
+    """
+    height, width = (side - side % period for side in target.shape[-2:])
+    if min(height, width) < 4 * period:
+        return math.nan
+    difference = (prediction.clamp(0, 1) - target)[..., :height, :width]
+    found, natural = (_largest_peak(image, period) for image in (difference, target[..., :height, :width]))
+    return found / natural if natural else math.nan
+
+
+def _windowed_spectrum(image: Tensor) -> Tensor:
+    """`rfft2` of the image without its mean, under a Hann window that keeps its border from leaking. Float64."""
+    image = image.double()
+    window = [
+        torch.hann_window(side, periodic=True, dtype=image.dtype, device=image.device) for side in image.shape[-2:]
+    ]
+    centred = image - image.mean((-2, -1), keepdim=True)
+    return torch.fft.rfft2(centred * torch.outer(*window), norm="ortho")
+
+
+def _octave_bands(size: tuple[int, int], octaves: int) -> list[Tensor]:
+    """Weights (H, W//2 + 1) of each octave on `rfft2`'s half plane; the columns that stand for two weigh 2."""
+    height, width = size
+    rows, columns = torch.fft.fftfreq(height, dtype=torch.float64), torch.fft.rfftfreq(width, dtype=torch.float64)
+    radius = torch.hypot(rows[:, None], columns[None, :])
+    weight = torch.ones_like(columns)
+    weight[1 : (width + 1) // 2] = 2.0
+    edges = [math.inf, *(0.25 / 2**octave for octave in range(octaves))]
+    return [((radius > low) & (radius <= high)) * weight for high, low in itertools.pairwise(edges)]
+
+
+def _largest_peak(image: Tensor, period: int) -> float:
+    """Largest power at the multiples of 1 / period, zero frequency aside, over the median of its surroundings."""
+    power = torch.fft.fft2(image.double()).abs().square().reshape(-1, *image.shape[-2:]).mean(0)
+    height, width = power.shape
+    reach = min(height, width) // (2 * period) - 1  # short of the next multiple's half way
+    largest = 0.0
+    for row in range(period):
+        for column in range(period // 2 + 1):
+            if row == column == 0:
+                continue
+            top, left = row * height // period, column * width // period
+            rows = torch.arange(top - reach, top + reach + 1) % height
+            columns = torch.arange(left - reach, left + reach + 1) % width
+            surroundings = power[rows][:, columns].median().item()
+            if surroundings > 0:
+                largest = max(largest, power[top, left].item() / surroundings)
+    return largest

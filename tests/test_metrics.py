@@ -8,7 +8,15 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from modeling.metrics import psnr, sharpness_ratio, ssim
+from modeling.degradations import distort
+from modeling.metrics import (
+    fourier_ring_correlation,
+    octave_spectrum_error,
+    periodic_artefact_index,
+    psnr,
+    sharpness_ratio,
+    ssim,
+)
 
 
 def test_psnr():
@@ -43,3 +51,34 @@ def test_sharpness_ratio():
     assert sharpness_ratio(blurred, target) < 0.5
     assert sharpness_ratio(0.5 + 0.5 * (target - 0.5), target) == pytest.approx(0.5, abs=1e-5)
     assert math.isnan(sharpness_ratio(target, torch.zeros(3, 32, 32)))
+
+
+def test_octave_spectrum_error_sees_which_octave_lost_its_power(ascent):
+    image = ascent[0].float()
+    assert octave_spectrum_error(image, image) == pytest.approx([0.0] * 4)
+    blurred = octave_spectrum_error(distort(image, "blur", 1.0), image)
+    assert blurred == sorted(blurred) and blurred[0] < -10 and blurred[3] > -1
+    halved = octave_spectrum_error(0.5 * image, image)
+    assert halved == pytest.approx([-6.0206] * 4, abs=1e-3)
+
+
+def test_added_noise_has_energy_but_no_correlation(ascent):
+    image = ascent[0].float() * 0.5 + 0.25
+    noisy = distort(image, "noise", 0.05)
+    assert octave_spectrum_error(noisy, image)[0] > 3
+    correlations = fourier_ring_correlation(noisy, image)
+    assert correlations[0] < 0.6 < 0.95 < correlations[3]
+    assert fourier_ring_correlation(image, image) == pytest.approx([1.0] * 4)
+    assert fourier_ring_correlation(distort(image, "blur", 1.0), image)[1] > 0.9  # less energy, but the right one
+
+
+def test_periodic_artefacts_are_found(ascent):
+    generator = torch.Generator().manual_seed(0)
+    image = ascent[0, :, :200, :300].float() * 0.5 + 0.25
+    error = 0.02 * torch.randn(image.shape, generator=generator)
+    assert periodic_artefact_index(image + error, image) < 1.0
+    for period in (2, 4, 8, 16):
+        grid = torch.zeros_like(image)
+        grid[..., ::period, ::period] = 0.02 * period
+        assert periodic_artefact_index(image + error + grid, image) > 2.0, period
+    assert math.isnan(periodic_artefact_index(image[..., :40, :40], image[..., :40, :40]))

@@ -22,10 +22,25 @@ from transformers import HfArgumentParser
 
 from modeling import TRAINABLE_TERMS, ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
-from modeling.metrics import psnr, sharpness_ratio, ssim
+from modeling.metrics import (
+    fourier_ring_correlation,
+    octave_spectrum_error,
+    periodic_artefact_index,
+    psnr,
+    sharpness_ratio,
+    ssim,
+)
 from training.data import ImageStore, load_images
 
-MEASURES = {"psnr": psnr, "ssim": ssim, "sharpness_ratio": sharpness_ratio}
+MEASURES = {
+    "psnr": psnr,
+    "ssim": ssim,
+    "sharpness_ratio": sharpness_ratio,
+    # Energy and correlation above a quarter cycle per pixel: the one without the other is noise, not detail.
+    "top_octave_dB": lambda prediction, target: octave_spectrum_error(prediction, target, 1)[0],
+    "top_octave_corr": lambda prediction, target: fourier_ring_correlation(prediction, target, 1)[0],
+    "artefact_index": periodic_artefact_index,
+}
 SWEEP_STOPS = 11
 
 

@@ -1,8 +1,8 @@
 """The offline cache of window scores: a `datasets.map` column with the sorted sharpness scores of each clean image.
 
 Training on whole images compares with the same scores in every epoch. The cache computes them once, and `datasets`
-keeps them on disk. Random crops cannot use it: their windows are others each time, and their scores are computed on the fly;
-both ways give the same loss.
+keeps them on disk. Random crops cannot use it: their windows are others each time, and their scores are computed on the
+fly; both ways give the same loss.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _with_scores(row: dict, image_column: str, window_size: int, version: int) -
 def with_sharpness_scores(
     dataset: datasets.Dataset, image_column: str = "image", window_size: int = 16, version: int = VERSION
 ) -> datasets.Dataset:
-    """The dataset with a column `sharpness_scores`, a list of float32 per image; read from disk if it was made before."""
+    """The dataset with a column `sharpness_scores`, float32 lists; read from disk if it was made before."""
     return dataset.map(
         _with_scores,
         fn_kwargs={"image_column": image_column, "window_size": window_size, "version": version},
