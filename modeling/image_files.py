@@ -19,3 +19,11 @@ def read_photograph(path: str | Path) -> Tensor:
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         remedy = "give a PNG, JPEG, TIFF or WebP file"
         raise ValueError(f"{Path(path).name} cannot be read as an image: {remedy}. ({error})") from error
+
+
+def photographs(folder: str | Path) -> list[Path]:
+    """The image files below a folder, by name. Raises `ValueError` where there are none."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in Image.registered_extensions())
+    if not files:
+        raise ValueError(f"There are no images below {folder}.")
+    return files
