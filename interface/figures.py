@@ -34,7 +34,19 @@ class Panel:
 def panels(items: Sequence[Panel], columns: int, size: float = 3.2) -> Image.Image:
     """Panels in rows of `columns`, each about `size` inches wide."""
     rows = -(-len(items) // columns)
-    figure = Figure(figsize=(size * columns, (size * 0.92) * rows), dpi=INCH, layout="constrained")
+    framed = any(item.bar for item in items)
+    # Margins are fixed: a layout that measures its texts would draw every figure twice.
+    figure = Figure(figsize=(size * columns, size * (0.85 if framed else 1.0) * rows), dpi=INCH)
+    width, height = size * columns, figure.get_figheight()
+    left, bottom, top, right = (0.5, 0.45, 0.3, 0.25) if framed else (0.05, 0.05, 0.42, 0.05)  # inches
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        bottom=bottom / height,
+        top=1 - top / height,
+        wspace=0.3 if framed else 0.04,
+        hspace=0.38 if framed else 0.18,
+    )
     for index, item in enumerate(items):
         axis = figure.add_subplot(rows, columns, index + 1)
         values = np.asarray(item.values)
@@ -52,11 +64,13 @@ def panels(items: Sequence[Panel], columns: int, size: float = 3.2) -> Image.Ima
             axis.contour(values, item.contours, colors="white", linewidths=0.5, extent=item.extent, origin="lower")
         for label, point in (item.marks or {}).items():
             axis.plot(*point, "r+", markersize=8)
-            axis.annotate(label, point, textcoords="offset points", xytext=(4, 4), color="red", fontsize=8)
+            axis.annotate(label, point, textcoords="offset points", xytext=(4, -11), color="red", fontsize=8)
         if item.bar:
-            figure.colorbar(drawn, ax=axis, label=item.bar, shrink=0.8).ax.tick_params(labelsize=7)
-            axis.set_xlabel(item.axes[0], fontsize=7)
-            axis.set_ylabel(item.axes[1], fontsize=7)
+            bar = figure.colorbar(drawn, ax=axis, shrink=0.8, fraction=0.05, pad=0.03)
+            bar.set_label(item.bar, fontsize=7)
+            bar.ax.tick_params(labelsize=7)
+            axis.set_xlabel(item.axes[0], fontsize=7, labelpad=1)
+            axis.set_ylabel(item.axes[1], fontsize=7, labelpad=1)
             axis.tick_params(labelsize=7)
         else:
             axis.set_axis_off()
@@ -65,8 +79,8 @@ def panels(items: Sequence[Panel], columns: int, size: float = 3.2) -> Image.Ima
 
 def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], title: str, label: str) -> Image.Image:
     """A bar for each series in each group."""
-    figure = Figure(figsize=(11, 3.4), dpi=INCH, layout="constrained")
-    axis = figure.add_subplot()
+    figure = Figure(figsize=(11, 3.4), dpi=INCH)
+    axis = figure.add_axes((0.06, 0.17, 0.92, 0.73))
     width = 0.8 / len(series)
     for index, (name, values) in enumerate(series.items()):
         positions = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
@@ -81,8 +95,8 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], title: st
 
 
 def curve(values: Sequence[float], title: str, axes: tuple[str, str]) -> Image.Image:
-    figure = Figure(figsize=(4.6, 3.2), dpi=INCH, layout="constrained")
-    axis = figure.add_subplot()
+    figure = Figure(figsize=(4.6, 3.2), dpi=INCH)
+    axis = figure.add_axes((0.15, 0.16, 0.81, 0.73))
     axis.plot(np.asarray(values), linewidth=1.2)
     axis.set_title(title, fontsize=9)
     axis.set_xlabel(axes[0], fontsize=8)

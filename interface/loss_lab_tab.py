@@ -160,11 +160,11 @@ def chart(table: dict[str, dict[str, float]]) -> Image.Image:
         if name in ("shift", "blur", "noise", "scrambled_phase")
     }
     return bars(
-        names, series, "Loss of each distortion relative to that of the blur (no bar: zero)", "relative to blur"
+        names, series, "Loss of each distortion relative to that of the blur", "relative to blur"
     )
 
 
-def surface_panels(phase_weight: float, side: int = 201) -> Image.Image:
+def surface_panels(phase_weight: float, side: int = 121) -> Image.Image:
     """Losses of one Fourier coefficient z around its reference 1 + 0i (second post)."""
     axis = torch.linspace(-2, 2, side)
     real, imaginary = axis[None, :].expand(side, side), axis[:, None].expand(side, side)
