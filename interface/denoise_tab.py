@@ -104,7 +104,6 @@ def build_denoise_tab(
                 0, MAX_NOISE_LEVEL, EXAMPLE_NOISE_LEVEL, step=1, label="Add noise (sigma, of 255)",
                 info="0 for a photograph that is noisy as it is.",
             )  # fmt: skip
-            preset = gr.Radio(list(PRESETS), value="mse", label="Loss", visible=bool(terms), elem_id="preset")
             with gr.Row():  # wraps into pairs
                 weights = [
                     gr.Slider(
@@ -135,6 +134,7 @@ def build_denoise_tab(
                 elem_id="before-after",
             )
             measures = gr.Markdown(elem_id="measures")
+            preset = gr.Radio(list(PRESETS), value="mse", label="Loss", visible=bool(terms), elem_id="preset")
 
     seen = gr.State(None, time_to_live=3600)  # Photograph
     result = gr.State(None, time_to_live=3600)  # key of the photograph, restored image

@@ -159,9 +159,7 @@ def chart(table: dict[str, dict[str, float]]) -> Image.Image:
         for name, values in table.items()
         if name in ("shift", "blur", "noise", "scrambled_phase")
     }
-    return bars(
-        names, series, "Loss of each distortion relative to that of the blur", "relative to blur"
-    )
+    return bars(names, series, "Loss of each distortion relative to that of the blur", "relative to blur")
 
 
 def surface_panels(phase_weight: float, side: int = 121) -> Image.Image:
