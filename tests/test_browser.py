@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -15,10 +16,10 @@ from playwright.sync_api import Page, expect, sync_playwright
 from app import build_app
 from interface.denoise_tab import build_denoise_tab
 from modeling import ViTUNetForImageDenoising
-from tests.conftest import randomised, tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "vit-unet-denoiser"
 SECONDS = 20_000
 
 
@@ -43,7 +44,7 @@ def examples(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(examples):
-    app = build_app(randomised(ViTUNetForImageDenoising(tiny_config())), examples)
+    app = build_app(ViTUNetForImageDenoising.from_pretrained(CHECKPOINT).eval(), examples)
     app.launch(prevent_thread_lock=True, quiet=True, server_port=None, allowed_paths=[str(examples[0].parent)])
     yield app.local_url
     app.close()
