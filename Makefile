@@ -50,7 +50,7 @@ checkpoint-code:  ## copies the code beside the weights that ship, as save_pretr
 	for copy in checkpoints/*/*.py; do cp modeling/$$(basename $$copy) $$copy; done
 
 chromium:  ## for the browser tests: Debian's package; needs root. Any `chromium` or `google-chrome` on the PATH will do
-	command -v chromium google-chrome >/dev/null || { apt-get update -q && apt-get install -y -q chromium; }
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get update -q && apt-get install -y -q chromium; }
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info
