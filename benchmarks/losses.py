@@ -76,6 +76,16 @@ def fast(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda prediction, target: term.function(prediction, target, **emphasis)
 
 
+def median_milliseconds(step: Callable[[], None], repeats: int) -> float:
+    step()  # warms up
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
 def measured(function: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
     """-> median milliseconds of forward and backward, and the peak of the MiB allocated on the way."""
     generator = torch.Generator().manual_seed(0)
@@ -86,12 +96,7 @@ def measured(function: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...
         prediction.grad = None
         function(prediction, target).mean().backward()
 
-    step()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step()
-        times.append(1000 * (time.perf_counter() - start))
+    milliseconds = median_milliseconds(step, repeats)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
     held = peak = 0
@@ -99,7 +104,7 @@ def measured(function: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
-    return statistics.median(times), peak / 2**20
+    return milliseconds, peak / 2**20
 
 
 def share_of_a_training_step(batch_size: int, crop_size: int, repeats: int) -> tuple[float, float]:
@@ -109,15 +114,6 @@ def share_of_a_training_step(batch_size: int, crop_size: int, repeats: int) -> t
     noisy = images + 0.1 * torch.randn_like(images)
     weights = dict.fromkeys(TRAINABLE_TERMS, 1.0)
 
-    def median(step: Callable[[], None]) -> float:
-        step()
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            step()
-            times.append(1000 * (time.perf_counter() - start))
-        return statistics.median(times)
-
     def terms() -> None:
         prediction = noisy.clone().requires_grad_()
         sum(value.sum() for value in model.criterion.terms(prediction, images, 1.0).values()).backward()
@@ -126,7 +122,7 @@ def share_of_a_training_step(batch_size: int, crop_size: int, repeats: int) -> t
         model.zero_grad()
         model(noisy.contiguous(memory_format=torch.channels_last), images, weights, 1.0).loss.backward()
 
-    return median(terms), median(whole)
+    return median_milliseconds(terms, repeats), median_milliseconds(whole, repeats)
 
 
 def main() -> None:
