@@ -3,25 +3,27 @@
     python -m benchmarks.losses
 
 Straightforward means what the posts do: `fft2`, `fftshift` and a mask over the full plane; windows unfolded; spectra of
-unfolded tiles; a wavelet transform of both images. Times are medians; memory is the peak of what the step allocates
+unfolded tiles; a wavelet transform by convolution. Times are medians; memory is the peak of what the step allocates
 beyond its inputs, by torch's profiler.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.measuring import median_milliseconds, peak_mebibytes
 from modeling import LOSS_TERMS, TRAINABLE_TERMS, ViTUNetConfig, ViTUNetForImageDenoising
-from modeling.losses import AMPLITUDE_SCALE, SHARPNESS_SCALE, emphasis_map, wavelet_bands
+from modeling.losses import AMPLITUDE_SCALE, SHARPNESS_SCALE
+from modeling.spectra import emphasis_map
 
 SHAPES = [(16, 3, 96, 96), (16, 3, 224, 224), (1, 3, 2048, 2048)]
 WINDOW = 16
+WAVELET_WINDOW = 8
 
 
 def plain_amplitude(prediction: Tensor, target: Tensor, power: int = 1) -> Tensor:
@@ -55,9 +57,22 @@ def plain_regional_sharpness(prediction: Tensor, target: Tensor) -> Tensor:
     return SHARPNESS_SCALE * (scores(prediction) - scores(target)).abs().mean(1)
 
 
-def plain_wavelet(prediction: Tensor, target: Tensor) -> Tensor:
-    bands = zip(wavelet_bands(prediction), wavelet_bands(target), strict=True)
-    return sum((a - b).abs().flatten(1).mean(1) for a, b in bands) / 3
+def plain_wavelet(prediction: Tensor, target: Tensor, levels: int = 3) -> Tensor:
+    """Haar bands by one dilated convolution a level, magnitudes by pooling whole windows at half overlap."""
+    sides = torch.tensor([[0.5, 0.5], [0.5, -0.5]])
+    kernels = torch.einsum("ai,bj->abij", sides, sides).reshape(4, 1, 2, 2)
+
+    def magnitudes(image: Tensor) -> list[Tensor]:
+        approximation, results = image.flatten(0, 1)[:, None], []
+        for level in range(levels):
+            step, side = 2**level, WAVELET_WINDOW * 2**level
+            bands = F.conv2d(F.pad(approximation, (0, step, 0, step), mode="circular"), kernels, dilation=step)
+            results.append(F.avg_pool2d(bands[:, 1:].abs(), side, side // 2).reshape(len(image), -1))
+            approximation = bands[:, :1]
+        return results
+
+    pairs = zip(magnitudes(prediction), magnitudes(target), strict=True)
+    return sum((a - b).abs().mean(1) for a, b in pairs) / levels
 
 
 PLAIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -76,16 +91,6 @@ def fast(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda prediction, target: term.function(prediction, target, **emphasis)
 
 
-def median_milliseconds(step: Callable[[], None], repeats: int) -> float:
-    step()  # warms up
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
-
-
 def measured(function: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
     """-> median milliseconds of forward and backward, and the peak of the MiB allocated on the way."""
     generator = torch.Generator().manual_seed(0)
@@ -96,15 +101,7 @@ def measured(function: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...
         prediction.grad = None
         function(prediction, target).mean().backward()
 
-    milliseconds = median_milliseconds(step, repeats)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    held = peak = 0
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return milliseconds, peak / 2**20
+    return median_milliseconds(step, repeats), peak_mebibytes(step)
 
 
 def share_of_a_training_step(batch_size: int, crop_size: int, repeats: int) -> tuple[float, float]:

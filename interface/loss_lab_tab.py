@@ -21,8 +21,9 @@ from interface.figures import HALF_BAND, SPECTRUM_AXES, Panel, bars, curve, pane
 from modeling import LOSS_TERMS
 from modeling.degradations import DISTORTIONS, calibrated_strength, distort
 from modeling.image_files import read_photograph
-from modeling.losses import emphasis_map, pixel, sharpness_scores
+from modeling.losses import pixel, sharpness_scores
 from modeling.metrics import sharpness_ratio, ssim
+from modeling.spectra import emphasis_map
 
 POSTS_PSNR = 22.65  # dB, the second post's
 MAX_SIDE = 512  # pixels: larger images are cut to their centre, so that every control answers at once

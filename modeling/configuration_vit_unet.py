@@ -10,7 +10,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .losses import TRAINABLE_TERMS, WAVELET_FILTERS
+from .losses import TRAINABLE_TERMS
+from .wavelets import WAVELET_FILTERS
 
 SMALL_VIT = {
     "model_type": "vit",
@@ -57,6 +58,7 @@ class ViTUNetConfig(PreTrainedConfig):
         loss_balance: `"log"` (weighted sum of logarithms) or `"sum"` (weighted sum).
         sharpness_window_size, spectrum_window_size: window sides in pixels of `regional_sharpness` and
             `windowed_amplitude`.
+        loss_compat: amplitude terms in the posts' own numbers, of an unnormalised transform: they grow with the image.
         wavelet, wavelet_levels: filter bank and number of levels of the `wavelet` term.
     """
 
@@ -98,6 +100,7 @@ class ViTUNetConfig(PreTrainedConfig):
     loss_balance: Literal["log", "sum"] = "log"
     sharpness_window_size: int = 16
     spectrum_window_size: int = 16
+    loss_compat: bool = False
     wavelet: str = "haar"
     wavelet_levels: int = 3
 

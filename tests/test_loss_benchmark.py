@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks import sharpness_cache
 from benchmarks.losses import PLAIN, fast, measured
 from modeling import TRAINABLE_TERMS
 
@@ -13,6 +14,13 @@ from modeling import TRAINABLE_TERMS
 def test_the_straightforward_version_agrees(name):
     prediction, target = torch.rand(2, 2, 3, 48, 40)
     torch.testing.assert_close(PLAIN[name](prediction, target), fast(name)(prediction, target), rtol=1e-4, atol=1e-7)
+
+
+def test_the_ways_to_score_windows_agree():
+    image = torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8)
+    expected = torch.tensor(sharpness_cache.ours(image))
+    for way in (sharpness_cache.looped, sharpness_cache.unfolded, sharpness_cache.unfolded_one_by_one):
+        torch.testing.assert_close(torch.tensor(way(image)), expected, rtol=1e-4, atol=0)
 
 
 def test_time_and_memory_are_measured():

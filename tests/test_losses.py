@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 from torchvision.transforms.functional import gaussian_blur
 
 from modeling import LOSS_TERMS, PRESETS, TRAINABLE_TERMS, ViTUNetConfig
-from modeling.losses import (
-    WAVELET_FILTERS,
-    WeightedCriterion,
-    emphasis_map,
-    sharpness_scores,
-    stack_loss_weights,
-    wavelet_bands,
-)
+from modeling.losses import WeightedCriterion, sharpness_scores, stack_loss_weights
+from modeling.spectra import emphasis_map
+from modeling.wavelets import WAVELET_FILTERS, wavelet_bands
 
 TERMS = {name: term.function for name, term in LOSS_TERMS.items()}
 EMPHASISED = [name for name, term in LOSS_TERMS.items() if term.emphasised]
@@ -96,13 +91,75 @@ def test_emphasis_acts_per_image(name):
     torch.testing.assert_close(mixed, torch.stack([plain[0], emphasised[1]]))
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(list(LOSS_TERMS)), st.floats(0, 1))
-def test_constant_images_are_finite(height, width, name, value):
-    prediction = torch.full((1, 3, height, width), value, dtype=torch.float64, requires_grad=True)
-    loss = TERMS[name](prediction, torch.zeros_like(prediction))
+@pytest.mark.parametrize("name", TRAINABLE_TERMS)
+def test_is_free_of_the_image_size(name):
+    """The same texture at 128 and at 512 pixels: a stationary one, and its blurred version."""
+    generator = torch.Generator().manual_seed(0)
+    frequency = torch.fft.fftfreq(512).double()
+    radius = torch.hypot(frequency[:, None], frequency[None, :])
+    noise = torch.fft.fft2(torch.randn(3, 512, 512, generator=generator, dtype=torch.float64))
+    target = 0.5 + 0.05 * torch.fft.ifft2(noise / (0.02 + radius).sqrt()).real[None]
+    prediction = gaussian_blur(target, [7, 7], [1.0, 1.0])
+    emphasis = {"high_frequency_emphasis": 2.0} if name in EMPHASISED else {}
+    small, large = (
+        TERMS[name](prediction[..., :side, :side], target[..., :side, :side], **emphasis).item() for side in (128, 512)
+    )
+    assert small == pytest.approx(large, rel=0.05)
+
+
+PARAMETERS = [
+    ("amplitude", {"high_frequency_emphasis": 1.0}),
+    ("amplitude", {"compat": True}),
+    ("amplitude_squared", {"high_frequency_emphasis": 1.0}),
+    ("amplitude_squared", {"compat": True}),
+    ("windowed_amplitude", {"high_frequency_emphasis": 1.0}),
+    ("windowed_amplitude", {"window_size": 8}),
+    ("regional_sharpness", {"window_size": 8}),
+    ("wavelet", {"wavelet": "db2"}),
+    ("wavelet", {"levels": 2}),
+    ("wavelet", {"window_size": 16}),
+]
+
+
+@pytest.mark.parametrize(("name", "parameter"), PARAMETERS)
+def test_responds_to_its_parameters(name, parameter):
+    prediction, target = pair(2, 3, 48, 64)
+    plain, changed = TERMS[name](prediction, target), TERMS[name](prediction, target, **parameter)
+    assert ((plain - changed).abs() > 1e-3 * plain).all()
+
+
+def test_every_parameter_is_in_the_list_above():
+    keywords = {(name, *parameter) for name, parameter in PARAMETERS}
+    for name, term in LOSS_TERMS.items():
+        for keyword in (*term.settings, *(("high_frequency_emphasis",) if term.emphasised else ())):
+            assert (name, keyword) in keywords
+
+
+IMAGES = st.builds(
+    lambda seed, shape, low, spread: low + spread * pair(*shape, seed=seed)[0],
+    st.integers(0, 2**31),
+    st.tuples(st.just(2), st.sampled_from([1, 3]), st.integers(1, 40), st.integers(1, 40)),
+    st.floats(-1, 1),
+    st.sampled_from([0.0, 1e-6, 1.0]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(IMAGES, st.floats(-0.5, 1.5), st.sampled_from(TRAINABLE_TERMS))
+def test_any_values_give_finite_losses_and_gradients(image, value, name):
+    """Constant images, almost constant ones and values outside [0, 1], at any size."""
+    prediction = image.requires_grad_()
+    loss = TERMS[name](prediction, torch.full_like(image, value))
     loss.sum().backward()
-    assert loss.isfinite().all() and prediction.grad.isfinite().all()
+    assert (loss >= 0).all() and loss.isfinite().all() and prediction.grad.isfinite().all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(IMAGES, st.integers(-9, 9), st.integers(-9, 9))
+def test_amplitudes_are_blind_to_any_cyclic_shift(image, down, right):
+    shifted = image.roll((down, right), (-2, -1))
+    for name in ("amplitude", "amplitude_squared"):
+        assert TERMS[name](shifted, image).max() < 1e-9
 
 
 # --- known values ----------------------------------------------------------------------------------------------------
@@ -112,15 +169,67 @@ def test_constant_images_are_finite(height, width, name, value):
 def test_ring_experiment_of_the_first_post(kernel, sigma, expected):
     image = ring()
     blurred = gaussian_blur(image, [kernel, kernel], [sigma, sigma])
-    value = LOSS_TERMS["amplitude"].function(image, blurred).item()
-    unnormalised = value / 0.224 * 256  # orthonormal -> sum of pixels: times sqrt(256 * 256)
-    assert unnormalised == pytest.approx(expected, abs=5e-5)
+    assert 1000 * TERMS["amplitude"](image, blurred, compat=True).item() == pytest.approx(expected, abs=5e-5)
 
 
 def test_amplitude_has_the_posts_scale_at_224():
     prediction, target = pair(1, 3, 224, 224)
-    posts = (torch.fft.fft2(prediction).abs() - torch.fft.fft2(target).abs()).abs().mean() / 1000
-    torch.testing.assert_close(TERMS["amplitude"](prediction, target)[0], posts)
+    torch.testing.assert_close(
+        TERMS["amplitude"](prediction, target, 2.0), TERMS["amplitude"](prediction, target, 2.0, compat=True)
+    )
+
+
+@pytest.mark.parametrize("shape", [(37, 52), (224, 224)])
+def test_compat_gives_the_unnormalised_numbers_of_the_posts(shape):
+    prediction, target = pair(1, 3, *shape)
+    difference = (torch.fft.fft2(prediction).abs() - torch.fft.fft2(target).abs()).abs()
+    posts = (difference * torch.fft.ifftshift(emphasis_map(*shape, 2.0).double())).mean() / 1000
+    criterion = WeightedCriterion(ViTUNetConfig(loss_compat=True))
+    terms = criterion.terms(prediction, target, 2.0)
+    torch.testing.assert_close(terms["amplitude"][0], posts, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        TERMS["amplitude_squared"](prediction, target, compat=True)[0], difference.square().mean()
+    )
+
+
+def test_known_values():
+    """Values that follow by hand."""
+    flat = torch.full((1, 1, 16, 16), 0.5, dtype=torch.float64)
+    rows, columns = torch.arange(16)[:, None], torch.arange(16)[None, :]
+    checkerboard = flat + 0.1 * (1.0 - 2.0 * ((rows + columns) % 2))
+    dot = flat.clone()
+    dot[..., 7, 7] += 0.1
+    assert TERMS["pixel"](checkerboard, flat).item() == pytest.approx(0.01)
+    assert TERMS["complex_spectrum"](checkerboard, flat).item() == pytest.approx(0.01)
+    # All of the checkerboard's energy, 256 x 0.01, is one coefficient of amplitude 1.6, where the emphasis is 1 + g.
+    assert TERMS["amplitude"](checkerboard, flat).item() == pytest.approx(0.224 * 1.6 / 256)
+    assert TERMS["amplitude"](checkerboard, flat, 2.0).item() == pytest.approx(3 * 0.224 * 1.6 / 256)
+    assert TERMS["amplitude_squared"](checkerboard, flat).item() == pytest.approx(0.01)
+    # A dot differs from eight neighbours, each pair counted once.
+    assert TERMS["regional_sharpness"](dot, flat).item() == pytest.approx(8 * 0.1 / 1000)
+    # The finest diagonal band holds the whole checkerboard: one of nine bands, magnitude 0.1 everywhere.
+    assert TERMS["wavelet"](checkerboard, flat).item() == pytest.approx(0.1 / 9)
+    # A negative turns every phase by half a circle.
+    image = pair(1, 1, 16, 16)[0]
+    assert TERMS["phase"](-image, image).item() == pytest.approx(math.pi**2)
+
+
+def test_windowed_amplitude_equals_a_plain_loop_over_windows():
+    prediction, target = pair(2, 3, 37, 29)
+    taps = torch.sin(math.pi * (torch.arange(8).double() + 0.5) / 8).square()
+    window = torch.outer(taps, taps)
+    window = window / window.square().mean().sqrt()
+    mask = torch.fft.ifftshift(emphasis_map(8, 8, 2.0).double())
+    values = []
+    for top in range(0, 37 - 7, 4):
+        for left in range(0, 29 - 7, 4):
+            amplitudes = [
+                torch.fft.fft2(image[..., top : top + 8, left : left + 8] * window, norm="ortho").abs()
+                for image in (prediction, target)
+            ]
+            values.append(((amplitudes[0] - amplitudes[1]).abs() * mask).flatten(1).mean(1))
+    expected = 0.224 * torch.stack(values).mean(0)
+    torch.testing.assert_close(TERMS["windowed_amplitude"](prediction, target, 2.0, window_size=8), expected)
 
 
 @pytest.mark.parametrize("shape", [(10, 10), (9, 12), (7, 7), (1, 5)])
@@ -207,12 +316,12 @@ def test_regional_sharpness_compares_distributions_not_positions():
 @pytest.mark.parametrize("wavelet", WAVELET_FILTERS)
 def test_wavelet_is_shift_covariant_and_sees_no_constant(wavelet):
     image, _ = pair(1, 2, 32, 40)
-    bands = wavelet_bands(image, wavelet)
-    shifted = wavelet_bands(image.roll((3, 5), (-2, -1)), wavelet)
-    for band, moved in zip(bands, shifted, strict=True):
-        torch.testing.assert_close(band.roll((3, 5), (-2, -1)), moved)
-    for band, raised in zip(bands, wavelet_bands(image + 1, wavelet), strict=True):
-        torch.testing.assert_close(band, raised)
+    bands, shifted, raised = (
+        torch.stack([band for level in wavelet_bands(picture, wavelet) for band in level])
+        for picture in (image, image.roll((3, 5), (-2, -1)), image + 1)
+    )
+    torch.testing.assert_close(bands.roll((3, 5), (-2, -1)), shifted)
+    torch.testing.assert_close(bands, raised)
 
 
 @pytest.mark.parametrize("wavelet", WAVELET_FILTERS)
@@ -220,7 +329,7 @@ def test_wavelet_keeps_energy(wavelet):
     """One level of the undecimated transform is a tight frame: details and approximation hold the image's energy."""
     image, _ = pair(1, 1, 32, 32)
     image = image - image.mean()
-    energies = [band.square().sum().item() for band in wavelet_bands(image, wavelet, levels=5)]
+    energies = [band.square().sum().item() for level in wavelet_bands(image, wavelet, levels=5) for band in level]
     assert sum(energies) == pytest.approx(image.square().sum().item(), rel=1e-9)  # 2^5 = 32: only the mean is left
 
 

@@ -21,7 +21,7 @@ VERSION = 1
 
 def sorted_scores(image, window_size: int) -> list[float]:
     """The window scores of a PIL image in descending order."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float().div_(255)
     return sorted_sharpness_scores(pixels, window_size)[0].tolist()
 
 

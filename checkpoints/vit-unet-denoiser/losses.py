@@ -16,68 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .spectra import amplitude_spectrum, half_overlapping_tiles, hann_window, plane_mean, spectrum
+from .wavelets import unscaled_wavelet_bands
 
 # The first post divides an unnormalised transform by 1000. For its 224x224 images that equals the orthonormal transform
 # times 0.224; with the orthonormal transform the number no longer depends on the size of the image.
 AMPLITUDE_SCALE = 0.224
 SHARPNESS_SCALE = 1.0 / 1000.0
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Spectra
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=32)
-def _half_plane_weights(height: int, width: int) -> Tensor:
-    """(2, H, W//2 + 1): weights that turn a sum over `rfft2`'s half plane into a mean over the full plane.
-
-    Row 0 holds each column's multiplicity / (H W). Row 1 holds that times the normalised distance from zero frequency,
-    so that the emphasised mean is `row 0 + g * row 1`.
-    """
-    rows = torch.fft.fftfreq(height, d=1.0 / height, dtype=torch.float64)
-    columns = torch.arange(width // 2 + 1, dtype=torch.float64)
-    corner = math.hypot(height // 2, width // 2)
-    distance = torch.hypot(rows[:, None], columns[None, :]) / max(corner, 1.0)
-    multiplicity = torch.full((width // 2 + 1,), 2.0, dtype=torch.float64)
-    multiplicity[0] = 1.0
-    if width % 2 == 0:
-        multiplicity[-1] = 1.0
-    mean = (multiplicity / (height * width)).expand(height, -1)
-    return torch.stack([mean, mean * distance])
-
-
-def emphasis_map(height: int, width: int, high_frequency_emphasis: float = 0.0) -> Tensor:
-    """The centred (H, W) map 1 + g d that weighs amplitude differences (first post, `_ensure_mask`).
-
-    d is the distance from zero frequency over the distance of the corner, sqrt((H//2)^2 + (W//2)^2).
-    """
-    rows = torch.arange(height) - height // 2
-    columns = torch.arange(width) - width // 2
-    distance = torch.hypot(rows[:, None].float(), columns[None, :].float())
-    return 1.0 + high_frequency_emphasis * distance / max(math.hypot(height // 2, width // 2), 1.0)
-
-
-def _plane_mean(difference: Tensor, high_frequency_emphasis: float | Tensor, height: int, width: int) -> Tensor:
-    """Mean of (1 + g d) * difference over the full H x W plane. (B, ..., H, W//2 + 1) -> (B,)."""
-    weights = _half_plane_weights(height, width).to(difference)
-    flat = difference.flatten(1, -3).mean(1)  # (B, H, W//2 + 1)
-    plain, distance = torch.einsum("bhw,khw->kb", flat, weights)
-    return plain + torch.as_tensor(high_frequency_emphasis, device=flat.device, dtype=flat.dtype) * distance
-
-
-def _spectrum(image: Tensor) -> Tensor:
-    return torch.fft.rfft2(image, norm="ortho")
-
-
-def _amplitude(spectrum: Tensor) -> Tensor:
-    # Twice as fast as `abs`, which guards against overflow. The constant keeps the gradient finite at zero amplitude.
-    return (spectrum.real.square() + spectrum.imag.square() + 1e-20).sqrt()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -90,16 +41,30 @@ def pixel(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction - target).square().flatten(1).mean(1)
 
 
-def amplitude(prediction: Tensor, target: Tensor, high_frequency_emphasis: float | Tensor = 0.0) -> Tensor:
-    """Mean absolute difference of the Fourier amplitudes, weighted by 1 + g d (first post). Blind to cyclic shifts."""
-    difference = (_amplitude(_spectrum(prediction)) - _amplitude(_spectrum(target))).abs()
-    return AMPLITUDE_SCALE * _plane_mean(difference, high_frequency_emphasis, *prediction.shape[-2:])
+def amplitude(
+    prediction: Tensor, target: Tensor, high_frequency_emphasis: float | Tensor = 0.0, compat: bool = False
+) -> Tensor:
+    """Mean absolute difference of the Fourier amplitudes, weighted by 1 + g d (first post). Blind to cyclic shifts.
+
+    `compat` gives the post's own number, of an unnormalised transform over 1000, which grows with the image.
+    """
+    height, width = prediction.shape[-2:]
+    difference = (amplitude_spectrum(prediction) - amplitude_spectrum(target)).abs().mean(1)
+    scale = math.sqrt(height * width) / 1000 if compat else AMPLITUDE_SCALE
+    return scale * plane_mean(difference, high_frequency_emphasis, height, width)
 
 
-def amplitude_squared(prediction: Tensor, target: Tensor, high_frequency_emphasis: float | Tensor = 0.0) -> Tensor:
-    """Mean squared difference of the Fourier amplitudes (second post, its recommended partner of `pixel`)."""
-    difference = (_amplitude(_spectrum(prediction)) - _amplitude(_spectrum(target))).square()
-    return _plane_mean(difference, high_frequency_emphasis, *prediction.shape[-2:])
+def amplitude_squared(
+    prediction: Tensor, target: Tensor, high_frequency_emphasis: float | Tensor = 0.0, compat: bool = False
+) -> Tensor:
+    """Mean squared difference of the Fourier amplitudes (second post, its recommended partner of `pixel`).
+
+    `compat` takes an unnormalised transform, as numerical libraries do by default.
+    """
+    height, width = prediction.shape[-2:]
+    difference = (amplitude_spectrum(prediction) - amplitude_spectrum(target)).square().mean(1)
+    scale = height * width if compat else 1.0
+    return scale * plane_mean(difference, high_frequency_emphasis, height, width)
 
 
 def windowed_amplitude(
@@ -111,43 +76,75 @@ def windowed_amplitude(
     (pixels) is one window of its own size.
     """
     height, width = (min(window_size, side) for side in prediction.shape[-2:])
-    window = torch.outer(_hann(height), _hann(width))
-    window = (window / window.square().mean().sqrt()).to(prediction)
+    window = hann_window(height, width).to(prediction)
+    total, count = 0.0, 0
+    for predicted, true in zip(
+        half_overlapping_tiles(prediction, height, width), half_overlapping_tiles(target, height, width), strict=True
+    ):
+        difference = amplitude_spectrum(predicted * window) - amplitude_spectrum(true * window)
+        total = total + difference.abs().sum((1, 2, 3))
+        count += math.prod(predicted.shape[1:4])
+    return AMPLITUDE_SCALE * plane_mean(total / count, high_frequency_emphasis, height, width)
 
-    def spectra(image: Tensor) -> Tensor:
-        tiles = image.unfold(-2, height, max(height // 2, 1)).unfold(-2, width, max(width // 2, 1))
-        return _spectrum(tiles * window)  # (B, C, rows, columns, h, w//2 + 1)
 
-    difference = (_amplitude(spectra(prediction)) - _amplitude(spectra(target))).abs()
-    return AMPLITUDE_SCALE * _plane_mean(difference, high_frequency_emphasis, height, width)
+class _NeighbourDifferences(torch.autograd.Function):
+    """Absolute differences to the right, lower, lower-right and lower-left neighbours, summed over channels.
 
+    (B, C, H, W) -> four (B, 1, ., .). Only the image is kept for the gradient, which is summed in place: autograd would
+    keep each difference, and pad each of the eight slices with zeros to the image's size.
+    """
 
-def _hann(size: int) -> Tensor:
-    # Half-sample offset: no tap is zero, and half-overlapping windows sum to a constant.
-    return torch.sin(math.pi * (torch.arange(size, dtype=torch.float64) + 0.5) / size).square()
+    @staticmethod
+    def neighbours(image: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        return (
+            (image[..., :, 1:], image[..., :, :-1]),
+            (image[..., 1:, :], image[..., :-1, :]),
+            (image[..., 1:, 1:], image[..., :-1, :-1]),
+            (image[..., 1:, :-1], image[..., :-1, 1:]),
+        )
+
+    @staticmethod
+    def forward(ctx, image: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(image)
+        return tuple((a - b).abs_().sum(1, keepdim=True) for a, b in _NeighbourDifferences.neighbours(image))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> Tensor:
+        (image,) = ctx.saved_tensors
+        total = torch.zeros_like(image)
+        pairs, sums = (_NeighbourDifferences.neighbours(values) for values in (image, total))
+        for (a, b), (sum_a, sum_b), gradient in zip(pairs, sums, gradients, strict=True):
+            change = (a - b).sign_().mul_(gradient)
+            sum_a.add_(change)
+            sum_b.sub_(change)
+        return total
 
 
 def sharpness_scores(image: Tensor, window_size: int = 16) -> Tensor:
     """Local sharpness of half-overlapping windows: (B, C, H, W) -> (B, rows, columns).
 
     A score is the sum, inside the window, of the absolute differences to the right, lower, lower-right and lower-left
-    neighbours, averaged over channels (first post). Average pooling of the four difference images, times the kernel's
-    area, gives exactly this sum without unfolding a window.
+    neighbours, averaged over channels (first post), without unfolding a window: a window of side w holds (w-1) x (w-1)
+    cells with all four differences at their upper left corner, a last column of downward ones, and a last row of
+    rightward ones.
     """
     side = min(window_size, *image.shape[-2:])
     if side < 2:  # a window of one pixel has no neighbours
         return image.flatten(1).sum(1)[:, None, None] * 0.0
-    differences = (
-        ((image[..., :, 1:] - image[..., :, :-1]), (side, side - 1)),
-        ((image[..., 1:, :] - image[..., :-1, :]), (side - 1, side)),
-        ((image[..., 1:, 1:] - image[..., :-1, :-1]), (side - 1, side - 1)),
-        ((image[..., 1:, :-1] - image[..., :-1, 1:]), (side - 1, side - 1)),
-    )
-    return sum(
-        F.avg_pool2d(difference.abs().mean(1, keepdim=True), kernel, stride=max(side // 2, 1)).squeeze(1)
-        * (kernel[0] * kernel[1])
-        for difference, kernel in differences
-    )
+    step, cells = max(side // 2, 1), side - 1
+    right, down, diagonal, antidiagonal = _NeighbourDifferences.apply(image)
+    all_four = right[..., :-1, :] + down[..., :, :-1] + diagonal + antidiagonal
+    last_row, last_column = right[..., cells::step, :], down[..., cells::step]
+
+    def along_rows(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, (1, cells), (1, step), divisor_override=1)
+
+    def along_columns(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, (cells, 1), (step, 1), divisor_override=1)
+
+    # Two short sums are faster than one over the window, and more exact.
+    return (along_columns(along_rows(all_four) + last_column) + along_rows(last_row)).squeeze(1) / image.shape[1]
 
 
 def sorted_sharpness_scores(image: Tensor, window_size: int = 16) -> Tensor:
@@ -173,56 +170,39 @@ def regional_sharpness(
     return SHARPNESS_SCALE * (predicted - target_scores).abs().mean(1)
 
 
-# Low-pass taps of orthonormal wavelets (Daubechies 1992), to be divided by sqrt(2) for the undecimated transform.
-_SQRT3 = math.sqrt(3.0)
-WAVELET_FILTERS = {
-    "haar": (1 / math.sqrt(2), 1 / math.sqrt(2)),
-    "db2": tuple(tap / (4 * math.sqrt(2)) for tap in (1 + _SQRT3, 3 + _SQRT3, 3 - _SQRT3, 1 - _SQRT3)),
-}
+def wavelet(prediction: Tensor, target: Tensor, wavelet: str = "haar", levels: int = 3, window_size: int = 8) -> Tensor:
+    """Mean absolute difference of local detail magnitudes: by scale and direction, how much detail is where.
 
+    The magnitudes of each detail band of an undecimated wavelet transform are averaged in half-overlapping windows,
+    `window_size` pixels a side at the finest level and twice as many at each coarser one. Comparing the coefficients
+    one by one instead would reward a blurred image: what cannot be known is best guessed as zero.
+    """
 
-def wavelet_bands(image: Tensor, wavelet: str = "haar", levels: int = 3) -> list[Tensor]:
-    """Detail bands of the undecimated (a trous) wavelet transform with periodic borders: `levels` of (B, 3C, H, W)."""
-    low_pass = [tap / math.sqrt(2) for tap in WAVELET_FILTERS[wavelet]]
-    high_pass = [(-1) ** index * tap for index, tap in enumerate(reversed(low_pass))]
+    def local_magnitudes(band: Tensor, scale: float, side: int) -> Tensor:
+        half = [max(min(side, length) // 2, 1) for length in band.shape[-2:]]
+        blocks = abs(scale) * F.avg_pool2d(band.abs(), half)
+        return F.avg_pool2d(blocks, [min(2, length) for length in blocks.shape[-2:]], stride=1)
 
-    def split(signal: Tensor, dim: int, dilation: int) -> tuple[Tensor, Tensor]:
-        """Low and high band along one axis, each over its first tap: one fused operation for every other tap."""
-        low = high = signal
-        for index in range(1, len(low_pass)):
-            neighbour = signal.roll(-index * dilation, dim)
-            low = torch.add(low, neighbour, alpha=low_pass[index] / low_pass[0])
-            high = torch.add(high, neighbour, alpha=high_pass[index] / high_pass[0])
-        return low, high
-
-    bands = []
-    for level in range(levels):
-        low, high = split(image, -1, 2**level)
-        low_low, low_high = split(low, -2, 2**level)
-        high_low, high_high = split(high, -2, 2**level)
-        cross, square = low_pass[0] * high_pass[0], high_pass[0] ** 2
-        bands.append(torch.cat([low_high * cross, high_low * cross, high_high * square], dim=1))
-        image = low_low * low_pass[0] ** 2
-    return bands
-
-
-def wavelet(prediction: Tensor, target: Tensor, wavelet: str = "haar", levels: int = 3) -> Tensor:
-    """Mean absolute difference of the detail bands of an undecimated wavelet transform, averaged over levels."""
-    # The transform is linear: the bands of the difference are the differences of the bands.
-    bands = wavelet_bands(prediction - target, wavelet, levels)
-    return sum(band.abs().flatten(1).mean(1) for band in bands) / levels
+    total = 0.0
+    pairs = (unscaled_wavelet_bands(image, wavelet, levels) for image in (prediction, target))
+    for level, (predicted, true) in enumerate(zip(*pairs, strict=True)):
+        side = window_size * 2**level
+        for (band, scale), (true_band, _) in zip(predicted, true, strict=True):
+            difference = local_magnitudes(band, scale, side) - local_magnitudes(true_band, scale, side)
+            total = total + difference.abs().flatten(1).mean(1)
+    return total / (3 * levels)
 
 
 def complex_spectrum(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared difference of the complex spectra. Equal to `pixel` by Parseval's theorem: here to show it."""
-    difference = (_spectrum(prediction) - _spectrum(target)).abs().square()
-    return _plane_mean(difference, 0.0, *prediction.shape[-2:])
+    difference = (spectrum(prediction) - spectrum(target)).abs().square().mean(1)
+    return plane_mean(difference, 0.0, *prediction.shape[-2:])
 
 
 def phase(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared angular difference, wrapped to (-pi, pi]. Discontinuous at zero amplitude: a loss to avoid."""
-    difference = torch.angle(_spectrum(prediction) * _spectrum(target).conj()).square()
-    return _plane_mean(difference, 0.0, *prediction.shape[-2:])
+    difference = torch.angle(spectrum(prediction) * spectrum(target).conj()).square().mean(1)
+    return plane_mean(difference, 0.0, *prediction.shape[-2:])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -248,8 +228,10 @@ class LossTerm:
 
 LOSS_TERMS: dict[str, LossTerm] = {
     "pixel": LossTerm(pixel, "Pixel (MSE)", 1e-5, {}),
-    "amplitude": LossTerm(amplitude, "Frequency (amplitude)", 2e-4, {}, emphasised=True),
-    "amplitude_squared": LossTerm(amplitude_squared, "Frequency (squared)", 1e-5, {}, emphasised=True),
+    "amplitude": LossTerm(amplitude, "Frequency (amplitude)", 2e-4, {"compat": "loss_compat"}, emphasised=True),
+    "amplitude_squared": LossTerm(
+        amplitude_squared, "Frequency (squared)", 1e-5, {"compat": "loss_compat"}, emphasised=True
+    ),
     "windowed_amplitude": LossTerm(
         windowed_amplitude,
         "Frequency (windowed)",
