@@ -7,7 +7,8 @@ how far that is from the original.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import gradio as gr
@@ -18,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from interface.figures import HALF_BAND, SPECTRUM_AXES, Panel, bars, curve, panels, thinned
+from interface.pictures import Pictures
 from modeling import LOSS_TERMS
 from modeling.degradations import DISTORTIONS, calibrated_strength, distort
 from modeling.image_files import read_photograph
@@ -27,6 +29,7 @@ from modeling.spectra import emphasis_map
 
 POSTS_PSNR = 22.65  # dB, the second post's
 MAX_SIDE = 512  # pixels: larger images are cut to their centre, so that every control answers at once
+HYBRID = "pixel + amplitude_squared"  # what the second post recommends
 REFERENCE = "blur"  # the distortion that the relative table divides by
 
 
@@ -35,9 +38,14 @@ class Specimen:
     """A gray image under examination, and what has been computed of it."""
 
     image: Tensor  # (1, 1, H, W), float32
-    values: dict[tuple[str, float], dict[str, tuple[float, float]]] = field(default_factory=dict)
 
-    def strengths(self, common_psnr: float | None, share: float) -> dict[str, float]:
+    def __post_init__(self) -> None:
+        self.distorted = lru_cache(maxsize=16)(lambda name, strength: distort(self.image, name, strength))
+        self.strengths = lru_cache(maxsize=64)(self._strengths)
+        self.losses = lru_cache(maxsize=256)(self._losses)
+        self.measures = lru_cache(maxsize=256)(self._measures)
+
+    def _strengths(self, common_psnr: float | None, share: float) -> dict[str, float]:
         """By distortion: calibrated to one PSNR, or a share of its maximum. Those that cannot reach it are left out."""
         if common_psnr is None:
             return {name: share * row.maximum for name, row in DISTORTIONS.items()}
@@ -49,23 +57,24 @@ class Specimen:
                 continue
         return strengths
 
-    def losses(self, name: str, strength: float) -> dict[str, tuple[float, float]]:
-        """Each loss of the distorted image as (value at emphasis 0, slope): a loss is linear in the emphasis."""
-        key = (name, strength)
-        if key not in self.values:
-            distorted = distort(self.image, name, strength)
-            result = {}
-            for term, row in LOSS_TERMS.items():
-                plain = row.function(distorted, self.image).item()
-                slope = row.function(distorted, self.image, 1.0).item() - plain if row.emphasised else 0.0
-                result[term] = (plain, slope)
-            result["PSNR (dB)"] = (decibels(result["pixel"][0]), 0.0)
-            result["1 - SSIM"] = (1 - ssim(distorted[0], self.image[0]), 0.0)
-            result["sharpness ratio"] = (sharpness_ratio(distorted[0], self.image[0]), 0.0)
-            if len(self.values) > 256:
-                self.values.clear()
-            self.values[key] = result
-        return self.values[key]
+    def _losses(self, name: str, strength: float, emphasis: float) -> dict[str, float]:
+        """Each loss of the distorted image."""
+        distorted = self.distorted(name, strength)
+        values = {
+            term: row.function(distorted, self.image, *([emphasis] if row.emphasised else [])).item()
+            for term, row in LOSS_TERMS.items()
+        }
+        return {**values, HYBRID: values["pixel"] + values["amplitude_squared"]}
+
+    def _measures(self, name: str, strength: float) -> dict[str, float]:
+        """What the emphasis has no part in."""
+        distorted = self.distorted(name, strength)
+        return {
+            "strength": strength,
+            "PSNR (dB)": decibels(pixel(distorted, self.image).item()),
+            "1 - SSIM": 1 - ssim(distorted[0], self.image[0]),
+            "sharpness ratio": sharpness_ratio(distorted[0], self.image[0]),
+        }
 
 
 def decibels(error: float) -> float:
@@ -87,10 +96,8 @@ def specimen(path: str) -> Specimen:
 def gallery_panels(seen: Specimen, strengths: dict[str, float]) -> Image.Image:
     items = [Panel("original", thinned(seen.image[0, 0]), limits=(0, 1))]
     for name, strength in strengths.items():
-        distorted = distort(seen.image, name, strength)
-        title = f"{DISTORTIONS[name].label} ({strength:.3g} {DISTORTIONS[name].unit})\n"
-        title += f"{decibels(pixel(distorted, seen.image).item()):.2f} dB"
-        items.append(Panel(title, thinned(distorted[0, 0]), limits=(0, 1)))
+        distorted = seen.distorted(name, strength)
+        items.append(Panel(DISTORTIONS[name].label, thinned(distorted[0, 0]), limits=(0, 1)))
     return panels(items, columns=4)
 
 
@@ -98,36 +105,28 @@ def spectrum_panels(seen: Specimen, name: str, strength: float, emphasis: float)
     """Amplitude and phase of both spectra, centred, and their amplitude difference under the emphasis map."""
     spectra = [
         torch.fft.fftshift(torch.fft.fft2(image[0, 0], norm="ortho"))
-        for image in (seen.image, distort(seen.image, name, strength))
+        for image in (seen.image, seen.distorted(name, strength))
     ]
-    logs = [thinned((spectrum.abs() + 1e-6).log10()) for spectrum in spectra]
-    phases = [thinned(spectrum.angle()) for spectrum in spectra]
-    limits = (-3.0, max(log.max().item() for log in logs))
-    difference = (spectra[0].abs() - spectra[1].abs()).abs() * emphasis_map(*spectra[0].shape, emphasis)
-    frame = {"extent": HALF_BAND, "axes": SPECTRUM_AXES}
+    weights = emphasis_map(*spectra[0].shape, emphasis)
+    difference = (spectra[0].abs() - spectra[1].abs()).abs() * weights
+
+    def logarithmic(title: str, values: Tensor) -> Panel:
+        shown = thinned((values.abs() + 1e-6).log10())
+        return Panel(title, shown, "log10 |F|", "magma", (-3.0, 2.0), HALF_BAND, SPECTRUM_AXES)
+
+    def angular(title: str, values: Tensor) -> Panel:
+        limits = (-math.pi, math.pi)
+        return Panel(title, thinned(values.angle()), "radians", "twilight", limits, HALF_BAND, SPECTRUM_AXES)
+
     label = DISTORTIONS[name].label
     return panels(
         [
-            Panel("amplitude, original", logs[0], "log10 |F|", "magma", limits, **frame),
-            Panel(f"amplitude, {label}", logs[1], "log10 |F|", "magma", limits, **frame),
-            Panel(
-                f"amplitude difference x (1 + {emphasis:g} d)",
-                thinned((difference + 1e-6).log10()),
-                "log10",
-                "magma",
-                (-3.0, None),
-                **frame,
-            ),
-            Panel("phase, original", phases[0], "radians", "twilight", (-math.pi, math.pi), **frame),
-            Panel(f"phase, {label}", phases[1], "radians", "twilight", (-math.pi, math.pi), **frame),
-            Panel(
-                "emphasis map",
-                thinned(emphasis_map(*spectra[0].shape, emphasis)),
-                "1 + g d",
-                "viridis",
-                (1, 5),
-                **frame,
-            ),
+            logarithmic("amplitude, original", spectra[0]),
+            logarithmic(f"amplitude, {label}", spectra[1]),
+            logarithmic("amplitude difference x (1 + g d)", difference),
+            angular("phase, original", spectra[0]),
+            angular(f"phase, {label}", spectra[1]),
+            Panel("emphasis map", thinned(weights), "1 + g d", "viridis", (1, 5), HALF_BAND, SPECTRUM_AXES),
         ],
         columns=3,
     )
@@ -136,7 +135,7 @@ def spectrum_panels(seen: Specimen, name: str, strength: float, emphasis: float)
 def loss_table(seen: Specimen, strengths: dict[str, float], emphasis: float) -> dict[str, dict[str, float]]:
     """Distortion -> loss or measure -> value."""
     return {
-        name: {term: plain + emphasis * slope for term, (plain, slope) in seen.losses(name, strength).items()}
+        name: {**seen.losses(name, strength, emphasis), **seen.measures(name, strength)}
         for name, strength in strengths.items()
     }
 
@@ -154,7 +153,7 @@ def table_rows(table: dict[str, dict[str, float]], relative: bool) -> list[list[
 
 
 def chart(table: dict[str, dict[str, float]]) -> Image.Image:
-    names = [name for name in LOSS_TERMS if REFERENCE in table and table[REFERENCE][name] > 0]
+    names = [name for name in (*LOSS_TERMS, HYBRID) if REFERENCE in table and table[REFERENCE][name] > 0]
     series = {
         DISTORTIONS[name].label: [values[term] / table[REFERENCE][term] for term in names]
         for name, values in table.items()
@@ -166,7 +165,7 @@ def chart(table: dict[str, dict[str, float]]) -> Image.Image:
 def surface_panels(phase_weight: float, side: int = 121) -> Image.Image:
     """Losses of one Fourier coefficient z around its reference 1 + 0i (second post)."""
     axis = torch.linspace(-2, 2, side)
-    real, imaginary = axis[None, :].expand(side, side), axis[:, None].expand(side, side)
+    real, imaginary = axis[None, :].expand(side, side), -axis[:, None].expand(side, side)
     squared = (real - 1).square() + imaginary.square()
     amplitude = (torch.hypot(real, imaginary) - 1).square()
     phase = torch.atan2(imaginary, real).square()
@@ -174,19 +173,19 @@ def surface_panels(phase_weight: float, side: int = 121) -> Image.Image:
         "L2: |z - 1|²": squared,
         "amplitude: (|z| - 1)²": amplitude,
         "phase: arg(z)²": phase,
-        f"amplitude + {phase_weight:g} phase": amplitude + phase_weight * phase,
+        "amplitude + weight x phase": amplitude + phase_weight * phase,
         "hybrid: L2 + amplitude": squared + amplitude,
     }
-    marks = {"reference": (1.0, 0.0), "origin": (0.0, 0.0)}
-    return panels(
-        [
-            Panel(
-                title, values, "loss", "viridis", (0, None), (-2, 2, -2, 2), ("real part", "imaginary part"), marks, 14
-            )
-            for title, values in surfaces.items()
-        ],
-        columns=3,
-    )
+    frame = {
+        "bar": "loss",
+        "colours": "viridis",
+        "limits": (0, 10),
+        "extent": (-2, 2, -2, 2),
+        "axes": ("real part", "imaginary part"),
+        "marks": (("reference", 1.0, 0.0), ("origin", 0.0, 0.0)),
+        "contours": 20,
+    }
+    return panels([Panel(title, values, **frame) for title, values in surfaces.items()], columns=3)
 
 
 def ring(thickness: float) -> Tensor:
@@ -249,7 +248,10 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     `example` is the image examined until another one is given. Nothing is computed before the tab is opened.
     """
     quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+    # One after the other, in the order of the page: together they would all be as slow as the slowest.
+    quiet |= {"concurrency_id": "loss_lab", "concurrency_limit": 1}
     seen = gr.State(None, time_to_live=3600)
+    files = Pictures()
 
     with gr.Tab("Distortions"):
         with gr.Row():
@@ -265,42 +267,54 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
                 )
                 emphasis = gr.Slider(0, 4, 0, step=0.1, label="High-frequency emphasis g")
             with gr.Column(scale=3):
-                pictures = gr.Image(label="Distortions", format="png", interactive=False)
-        spectra = gr.Image(label="Spectra", format="png", interactive=False)
+                pictures = gr.Image(label="Distortions", show_label=False, format="png", interactive=False)
+        spectra = gr.Image(label="Spectra", show_label=False, format="png", interactive=False)
         relative = gr.Checkbox(False, label="Relative to the blur")
-        headers = ["loss or measure", *(row.label for row in DISTORTIONS.values())]
+        headers = ["loss or measure", *(f"{row.label} ({row.unit})" for row in DISTORTIONS.values())]
         numbers = gr.Dataframe(headers=headers, label="Losses and measures", interactive=False)
-        relation = gr.Image(label="Relative losses", format="png", interactive=False)
+        relation = gr.Image(label="Relative losses", show_label=False, format="png", interactive=False)
     with gr.Tab("Loss surfaces") as surface_tab:
         phase_weight = gr.Slider(0, 1, 0.2, step=0.05, label="Weight of the phase")
-        surfaces = gr.Image(label="Loss of one Fourier coefficient", format="png", interactive=False)
+        surfaces = gr.Image(label="Loss of one Fourier coefficient", show_label=False, format="png", interactive=False)
     with gr.Tab("Ring") as ring_tab:
         with gr.Row():
             thickness = gr.Slider(1, 40, 8, step=1, label="Thickness (pixels)")
             kernel = gr.Slider(3, 31, 15, step=2, label="Blur kernel (pixels; sigma is a fifth)")
         ring_number = gr.Markdown()
-        rings = gr.Image(label="Ring experiment", format="png", interactive=False)
+        rings = gr.Image(label="Ring experiment", show_label=False, format="png", interactive=False)
     with gr.Tab("Sharpness map"):
         window = gr.Slider(4, 64, 16, step=2, label="Window (pixels)")
         with gr.Row():
-            sharpness = gr.Image(label="Window scores", format="png", interactive=False, scale=2)
-            ordered = gr.Image(label="Sorted", format="png", interactive=False, scale=1)
+            sharpness = gr.Image(label="Window scores", show_label=False, format="png", interactive=False, scale=2)
+            ordered = gr.Image(label="Sorted", show_label=False, format="png", interactive=False, scale=1)
 
     def strengths(current: Specimen, is_common: bool, psnr_value: float, share_value: float) -> dict[str, float]:
         return current.strengths(psnr_value if is_common else None, share_value)
 
     def draw_pictures(current, *settings):
-        return gallery_panels(current, strengths(current, *settings)) if current else None
+        return files.file(gallery_panels(current, strengths(current, *settings))) if current else None
 
     def draw_spectra(current, name, g, *settings):
         known = strengths(current, *settings) if current else {}
-        return spectrum_panels(current, name, known[name], g) if name in known else None
+        return files.file(spectrum_panels(current, name, known[name], g)) if name in known else None
+
+    def draw_sharpness(current, side):
+        return [files.file(picture) for picture in sharpness_panels(current, side)] if current else (None, None)
+
+    def draw_surfaces(weight):
+        return files.file(surface_panels(weight))
+
+    def draw_rings(*settings):
+        picture, number = ring_panels(*settings)
+        return files.file(picture), number
 
     def fill_table(current, is_relative, g, *settings):
         if current is None:
-            return [], None
+            yield [], None
+            return
         table = loss_table(current, strengths(current, *settings), g)
-        return table_rows(table, is_relative), chart(table)
+        yield table_rows(table, is_relative), gr.skip()  # the chart takes as long again
+        yield gr.skip(), files.file(chart(table))
 
     def open_file(file: dict | None) -> Specimen | None:
         return specimen(file["path"]) if file else None
@@ -310,9 +324,8 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
         (draw_pictures, [seen, *setting], pictures),
         (draw_spectra, [seen, chosen, emphasis, *setting], spectra),
         (fill_table, [seen, relative, emphasis, *setting], [numbers, relation]),
-        (lambda current, side: sharpness_panels(current, side) if current else (None, None),
-         [seen, window], [sharpness, ordered]),
-    ]  # fmt: skip
+        (draw_sharpness, [seen, window], [sharpness, ordered]),
+    ]
     for event in (
         lab.select(lambda current: current or specimen(str(example)), seen, seen, **quiet),
         upload.upload(open_file, upload, seen, preprocess=False, **quiet),
@@ -325,7 +338,7 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     for draw, inputs, outputs in all_figures:
         gr.on([control.input for control in inputs[1:]], draw, inputs, outputs, **quiet)
     for tab, draw, inputs, outputs in (
-        (surface_tab, surface_panels, [phase_weight], surfaces),
-        (ring_tab, ring_panels, [thickness, kernel], [rings, ring_number]),
+        (surface_tab, draw_surfaces, [phase_weight], surfaces),
+        (ring_tab, draw_rings, [thickness, kernel], [rings, ring_number]),
     ):
         gr.on([tab.select, *(control.input for control in inputs)], draw, inputs, outputs, **quiet)

@@ -8,7 +8,6 @@ import uuid
 from collections import OrderedDict
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -25,14 +24,15 @@ class Pictures:
         self.files: OrderedDict[str, Path] = OrderedDict()
         self.kept, self.lock = kept, threading.Lock()
 
-    def file(self, image: Tensor, key: str | None = None) -> str:
-        """(3, H, W) in [0, 1] -> a PNG file. Pictures of one key are the same; without one it is a new picture."""
+    def file(self, image: Tensor | Image.Image, key: str | None = None) -> str:
+        """(3, H, W) in [0, 1], or a picture -> a PNG file. One key is one picture; without a key it is a new one."""
         key = key or uuid.uuid4().hex
         path = Path(self.folder.name) / f"{key}.png"
         with self.lock:
             if key not in self.files:
-                pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-                Image.fromarray(pixels).save(path, compress_level=1)  # fast: a slider waits for it
+                if isinstance(image, Tensor):
+                    image = Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+                image.save(path, compress_level=1)  # fast: a slider waits for it
                 self.files[key] = path
             self.files.move_to_end(key)
             while len(self.files) > self.kept:

@@ -6,8 +6,8 @@ import itertools
 import math
 
 import torch
+from skimage.metrics import structural_similarity
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from .losses import sharpness_scores
 
@@ -24,10 +24,13 @@ def ssim(prediction: Tensor, target: Tensor) -> float:
     """Structural similarity (Wang et al. 2004), prediction clipped; NaN for images smaller than its 11-pixel window."""
     if min(prediction.shape[-2:]) < SSIM_WINDOW:
         return math.nan
-    shape = (-1, *prediction.shape[-3:])
-    return structural_similarity_index_measure(
-        prediction.clamp(0, 1).reshape(shape), target.reshape(shape), data_range=1.0
-    ).item()
+    channels = [image.reshape(-1, *image.shape[-2:]).cpu().numpy() for image in (prediction.clamp(0, 1), target)]
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    values = [
+        structural_similarity(predicted, true, data_range=1.0, **gaussian)
+        for predicted, true in zip(*channels, strict=True)
+    ]
+    return float(sum(values) / len(values))
 
 
 def sharpness_ratio(prediction: Tensor, target: Tensor, window_size: int = 16) -> float:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from interface.loss_lab_tab import (
+    HYBRID,
     chart,
     gallery_panels,
     loss_table,
@@ -39,7 +40,7 @@ def test_the_story_of_the_second_post(table):
         assert values["pixel"] == pytest.approx(values["complex_spectrum"], rel=1e-4)
     for name in ("shift", "scrambled_phase", "zeroed_phase"):
         assert table[name]["amplitude"] < 1e-5 * table["blur"]["amplitude"]
-    hybrid = {name: values["pixel"] + values["amplitude_squared"] for name, values in table.items()}
+    hybrid = {name: values[HYBRID] for name, values in table.items()}
     assert hybrid["blur"] > hybrid["noise"] > hybrid["shift"]
 
 
@@ -54,7 +55,7 @@ def test_values_are_those_of_the_losses_at_the_emphasis(seen, table):
 
 def test_rows_are_absolute_or_relative_to_the_blur(table):
     rows = {row[0]: row[1:] for row in table_rows(table, relative=True)}
-    assert list(rows)[: len(LOSS_TERMS)] == list(LOSS_TERMS)
+    assert list(rows)[: len(LOSS_TERMS) + 1] == [*LOSS_TERMS, HYBRID]
     assert rows["amplitude"][list(DISTORTIONS).index("blur")] == "1"
     assert table_rows({"blur": {"pixel": 0.5}}, relative=False) == [["pixel", "-", "0.5", "-", "-", "-", "-"]]
 
