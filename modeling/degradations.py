@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 
@@ -18,10 +22,155 @@ def gaussian_noise(image: Tensor, noise_level: float, generator: torch.Generator
         noise_level: standard deviation in units of the [0, 1] range (25 / 255, say), at least 0.
         generator: a CPU generator; the same one gives the same noise on any device.
     """
-    if not noise_level >= 0:
-        raise ValueError(f"noise_level={noise_level} must be at least 0, in units of the [0, 1] range.")
+    _check_level("noise_level", noise_level)
     noise = torch.randn(image.shape, generator=generator, dtype=torch.float32)
     return image + noise_level * noise.to(image)
+
+
+def poisson_gaussian_noise(image: Tensor, shot: float, read: float, generator: torch.Generator) -> Tensor:
+    """Photons and electronics: y = a P(x / a) + read n, a = shot^2, P Poisson, n ~ N(0, 1) (Foi et al. 2008).
+
+    The variance is shot^2 x + read^2: `shot` is the standard deviation of the photon noise at white, `read` that of the
+    electronics, both in units of the [0, 1] range. Values under 0 emit no photons.
+    """
+    _check_level("shot", shot)
+    _check_level("read", read)
+    counted = image
+    if shot:
+        rates = (image.clamp(min=0) / shot**2).float().cpu()
+        counted = (shot**2 * torch.poisson(rates, generator=generator)).to(image)
+    return gaussian_noise(counted, read, generator)
+
+
+def correlated_noise(image: Tensor, level: float, correlation: float, generator: torch.Generator) -> Tensor:
+    """Gaussian noise with grain: y = x + level (k * n) / ||k||, k a Gaussian kernel, n ~ N(0, 1).
+
+    Args:
+        image: (..., H, W), float in [0, 1].
+        level: standard deviation in units of the [0, 1] range.
+        correlation: standard deviation of the kernel in pixels, greater than 0.
+    """
+    _check_level("level", level)
+    if not 0 < correlation < math.inf:
+        raise ValueError(f"correlation={correlation} must be a positive number of pixels.")
+    reach = math.ceil(3 * correlation)
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / correlation).square())
+    taps = taps / taps.square().sum().sqrt()  # unit norm keeps unit variance
+    height, width = image.shape[-2:]
+    shape = (math.prod(image.shape[:-2]), 1, height + 2 * reach, width + 2 * reach)
+    noise = torch.randn(shape, generator=generator)
+    noise = F.conv2d(F.conv2d(noise, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1))
+    return image + level * noise.view(image.shape).to(image)
+
+
+def salt_and_pepper_noise(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Dead pixels: each is 0 with probability share / 2, 1 with probability share / 2, in all channels at once."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"share={share} must lie in [0, 1].")
+    chance = torch.rand(image.shape[-2:], generator=generator).to(image.device)
+    return torch.where(chance < share / 2, 0.0, torch.where(chance < share, 1.0, image))
+
+
+def jpeg_compression(image: Tensor, quality: float, generator: torch.Generator) -> Tensor:
+    """y = JPEG(x), clipped and in 8 bits, colours at half resolution. (3, H, W) or (1, H, W).
+
+    `quality` is libjpeg's, from 1 to 100.
+    """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality={quality} must lie in [1, 100].")
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().movedim(0, -1).squeeze(-1)
+    file = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=round(quality))
+    compressed = torch.from_numpy(np.array(Image.open(file)))
+    return compressed.reshape(*image.shape[-2:], -1).movedim(-1, 0).to(image) / 255
+
+
+def quantisation(image: Tensor, bits: float, generator: torch.Generator) -> Tensor:
+    """y = round((2^bits - 1) x) / (2^bits - 1), clipped."""
+    if not 1 <= bits <= 16:
+        raise ValueError(f"bits={bits} must lie in [1, 16].")
+    steps = 2 ** round(bits) - 1
+    return (image.clamp(0, 1) * steps).round() / steps
+
+
+def _check_level(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}={value} must be at least 0, in units of the [0, 1] range.")
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """A row of the table of noise models: its function and, by parameter, the unit in which recipes write it."""
+
+    function: Callable[..., Tensor]
+    units: Mapping[str, float]
+
+
+# Levels are written in 255ths, as the field does; everything else in its own unit.
+NOISE_MODELS: dict[str, NoiseModel] = {
+    "gaussian": NoiseModel(gaussian_noise, {"noise_level": 1 / 255}),
+    "poisson_gaussian": NoiseModel(poisson_gaussian_noise, {"shot": 1 / 255, "read": 1 / 255}),
+    "correlated": NoiseModel(correlated_noise, {"level": 1 / 255, "correlation": 1.0}),
+    "salt_and_pepper": NoiseModel(salt_and_pepper_noise, {"share": 1.0}),
+    "jpeg": NoiseModel(jpeg_compression, {"quality": 1.0}),
+    "quantisation": NoiseModel(quantisation, {"bits": 1.0}),
+}
+
+
+class Noise:
+    """Noise models applied one after the other, as a recipe writes them.
+
+        [{"model": "gaussian", "noise_level": [0, 75]}, {"model": "jpeg", "quality": [60, 95], "probability": 0.3}]
+
+    A parameter is a number, or a range from which every image draws its own, uniformly. `probability` is that of the
+    step being taken at all (default 1).
+    """
+
+    def __init__(self, steps: Sequence[Mapping]) -> None:
+        if not steps:
+            raise ValueError(f"noise={list(steps)} names no step: choose from {list(NOISE_MODELS)}.")
+        self.steps: list[tuple[str, dict[str, tuple[float, float]], float]] = []
+        for step in steps:
+            parameters = dict(step)
+            name, probability = parameters.pop("model", None), parameters.pop("probability", 1.0)
+            if name not in NOISE_MODELS:
+                raise ValueError(f"There is no noise model {name!r} in {dict(step)}: choose from {list(NOISE_MODELS)}.")
+            units = NOISE_MODELS[name].units
+            if set(parameters) != set(units):
+                raise ValueError(f"{dict(step)}: the noise model {name!r} takes {list(units)}, and a probability.")
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{dict(step)}: probability={probability} must lie in [0, 1].")
+            ranges = {}
+            for parameter, value in parameters.items():
+                low, high = value if isinstance(value, list | tuple) else (value, value)
+                if not low <= high:
+                    raise ValueError(f"{dict(step)}: {parameter}={value} must be a number or [low, high].")
+                ranges[parameter] = (low * units[parameter], high * units[parameter])
+            self.steps.append((name, ranges, probability))
+            # A range that the model refuses is refused here, and not hours later.
+            tiny, generator = torch.zeros(3, 8, 8), torch.Generator()
+            for end in (0, 1):
+                NOISE_MODELS[name].function(tiny, **{k: v[end] for k, v in ranges.items()}, generator=generator)
+
+    def __call__(self, image: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+        """(C, H, W) in [0, 1] -> the noisy image, and the noise level in units of the [0, 1] range.
+
+        The level is the standard deviation of the noise: the one drawn where all of it is Gaussian, otherwise the root
+        mean square of what has changed.
+        """
+        noisy, variance, gaussian = image, 0.0, True
+        for name, ranges, probability in self.steps:
+            draws = torch.rand(1 + len(ranges), generator=generator).tolist()
+            if draws[0] >= probability:
+                continue
+            values = {
+                k: low + draw * (high - low) for (k, (low, high)), draw in zip(ranges.items(), draws[1:], strict=True)
+            }
+            noisy = NOISE_MODELS[name].function(noisy, **values, generator=generator)
+            gaussian = gaussian and name == "gaussian"
+            variance += values.get("noise_level", 0.0) ** 2
+        level = math.sqrt(variance) if gaussian else (noisy - image).square().mean().sqrt().item()
+        return noisy, level
 
 
 def indexed_gaussian_noise(image: Tensor, noise_level: float, index: int) -> Tensor:

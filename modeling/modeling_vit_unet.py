@@ -217,14 +217,18 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         weights, emphasis = self._weights_and_emphasis(
             loss_weights, high_frequency_emphasis, TRAINABLE_TERMS, len(labels), labels.device
         )
-        if weights.shape[-1] * weights.shape[-2] * emphasis.shape[-1] * emphasis.shape[-2] > 1:
-            raise ValueError("A loss needs one weight per image: give maps of controls without labels.")
-        by_name = dict(zip(TRAINABLE_TERMS, weights.flatten(1).unbind(1), strict=True))
+        by_name = dict(zip(TRAINABLE_TERMS, weights.mean((-2, -1)).unbind(1), strict=True))
         known = {}
         if target_sharpness_scores is not None:
             known["regional_sharpness"] = {"target_scores": target_sharpness_scores}
-        terms = self.criterion.terms(reconstruction, labels, emphasis.flatten(), known=known)
-        loss = self.criterion.combine(terms, by_name).mean()
+        if max(*weights.shape[-2:], *emphasis.shape[-2:]) == 1:
+            terms = seen = self.criterion.terms(reconstruction, labels, emphasis.flatten(), known=known)
+        else:
+            weights, emphasis = _on_one_grid(weights, emphasis)
+            seen = self.criterion.mapped_terms(reconstruction, labels, weights, emphasis, known=known)
+            with torch.no_grad():  # what is reported does not depend on where the terms weigh
+                terms = self.criterion.terms(reconstruction, labels, emphasis.mean((1, 2, 3)), known=known)
+        loss = self.criterion.combine(seen, by_name).mean()
         return loss, {name: value.detach().mean() for name, value in terms.items()}
 
     def _controls(self, encoded: EncodedImage, loss_weights, high_frequency_emphasis) -> Tensor:
@@ -238,8 +242,7 @@ class ViTUNetForImageDenoising(PreTrainedModel):
             on_finest_grid(part, encoded.size, pixels.shape[-2:], self.config.pixel_unshuffle)
             for part in (weights, emphasis)
         ]
-        grid = [max(part.shape[dim] for part in parts) for dim in (-2, -1)]
-        return torch.cat([part.expand(-1, -1, *grid) for part in parts], dim=1).to(pixels.dtype)
+        return torch.cat(_on_one_grid(*parts), dim=1).to(pixels.dtype)
 
     def _pyramid(self, controls: Tensor) -> list[Tensor]:
         """The controls on the grid of each level, finest first; without extent they are the same at all."""
@@ -255,12 +258,12 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         if high_frequency_emphasis is None:
             high_frequency_emphasis = self.config.high_frequency_emphasis
         weights = stack_loss_weights(loss_weights, names, batch_size, device)
-        emphasis = torch.as_tensor(high_frequency_emphasis, dtype=torch.float32, device=device)
+        emphasis = torch.as_tensor(high_frequency_emphasis, dtype=torch.float32)
         emphasis = per_image_map(emphasis, batch_size, "high-frequency emphasis")
         maximum = self.config.max_high_frequency_emphasis
         if not bool(((emphasis >= 0) & (emphasis <= maximum)).all()):
             raise ValueError(f"high_frequency_emphasis must lie in [0, {maximum}], got {high_frequency_emphasis}.")
-        return weights, emphasis
+        return weights, emphasis.to(device, non_blocking=True)
 
     def _noise_input(self, noise_level: float | Tensor | None, pixel_values: Tensor) -> Tensor | None:
         """(B, 2, h, w): the level and 0, or 0 and 1 where it is unknown."""
@@ -268,14 +271,12 @@ class ViTUNetForImageDenoising(PreTrainedModel):
             if noise_level is not None:
                 raise ValueError("This network was built with noise_conditioned=False: it takes no noise_level.")
             return None
-        level = torch.as_tensor(
-            float("nan") if noise_level is None else noise_level, dtype=torch.float32, device=pixel_values.device
-        )
+        level = torch.as_tensor(float("nan") if noise_level is None else noise_level, dtype=torch.float32)
         level = per_image_map(level, len(pixel_values), "noise_level")
         if bool((level < 0).any()) or bool(level.isinf().any()):
             raise ValueError(f"noise_level must not be negative or infinite, got {noise_level}.")
         unknown = level.isnan()
-        return torch.cat([level.nan_to_num(0.0), unknown.to(level.dtype)], dim=1).to(pixel_values.dtype)
+        return torch.cat([level.nan_to_num(0.0), unknown.to(level.dtype)], dim=1).to(pixel_values)
 
     def _check_image(self, pixel_values: Tensor) -> None:
         channels = self.config.num_channels
@@ -285,6 +286,15 @@ class ViTUNetForImageDenoising(PreTrainedModel):
             )
         if not pixel_values.is_floating_point():
             raise ValueError(f"pixel_values must be floats in [0, 1], got {pixel_values.dtype}: divide by the maximum.")
+
+
+def _on_one_grid(*controls: Tensor) -> list[Tensor]:
+    """Maps (B, K, h, w), the coarser ones brought to the finest of their grids."""
+    grid = [max(control.shape[dim] for control in controls) for dim in (-2, -1)]
+    return [
+        control.expand(-1, -1, *grid) if control.shape[-2:] == (1, 1) else F.interpolate(control, grid, mode="bilinear")
+        for control in controls
+    ]
 
 
 def _image_normalisation(name_or_path: str) -> dict:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
+import datasets
 import pytest
 import torch
 from PIL import Image
 
-from training.data import ImageStore, TrainingSamples, load_images, validation_images
+from modeling.degradations import Noise
+from training.data import ImageStore, SampleMaker, TrainingSamples, collate, image_index, load_images, validation_images
+from training.device_data import DeviceBatches
 from training.loss_sampling import LossSampler
+from training.streaming import StreamedSamples
 
-SETTINGS = {"crop_size": 40, "min_noise_level": 0.0, "max_noise_level": 0.3, "blind_probability": 0.5}
+
+def gaussian(low: float, high: float) -> Noise:
+    return Noise([{"model": "gaussian", "noise_level": [low, high]}])
+
+
+def maker(seed: int = 0, **overrides) -> SampleMaker:
+    sampler = LossSampler(("pixel", "wavelet"), 4.0)
+    settings = {"crop_sizes": {0: 40}, "noise": gaussian(0, 75), "blind_probability": 0.5, "loss_sampler": sampler}
+    return SampleMaker(seed=seed, **{**settings, **overrides})
 
 
 def samples(folder, seed: int = 0, **overrides) -> TrainingSamples:
-    sampler = LossSampler(("pixel", "wavelet"), 4.0)
-    settings = {**SETTINGS, "loss_sampler": sampler, "length": 60, **overrides}
-    return TrainingSamples(ImageStore(load_images(str(folder))), seed=seed, **settings)
+    return TrainingSamples(maker(seed, **overrides), ImageStore(load_images(str(folder))), 60)
 
 
 def test_a_sample_is_a_function_of_seed_and_number(image_folder):
@@ -29,9 +42,8 @@ def test_a_sample_is_a_function_of_seed_and_number(image_folder):
 
 
 def test_each_epoch_visits_every_image_once(image_folder):
-    run = samples(image_folder)
     for epoch in range(3):
-        indices = [run._image_index(6 * epoch + position) for position in range(6)]
+        indices = [image_index(6 * epoch + position, 6, 0) for position in range(6)]
         assert sorted(indices) == list(range(6))
 
 
@@ -45,19 +57,19 @@ def test_noise_has_the_level_that_is_told(image_folder):
 
 
 def test_crops_are_cut_from_the_images(image_folder):
-    run = samples(image_folder, max_noise_level=0.0)
+    run = samples(image_folder, noise=gaussian(0, 0))
     originals = [run.images[i].float() / 255 for i in range(6)]
     for index in range(12):
         crop = run[index]["labels"]
         assert crop.shape == (3, 40, 40) and crop.is_contiguous()
-        original = originals[run._image_index(index)]
+        original = originals[image_index(index, 6, 0)]
         turned = [crop, crop.flip(-1), crop.transpose(-1, -2), crop.transpose(-1, -2).flip(-1)]
         windows = original.unfold(1, 40, 1).unfold(2, 40, 1).permute(1, 2, 0, 3, 4).reshape(-1, 3, 40, 40)
         assert any((windows == turn).flatten(1).all(1).any() for turn in turned)
 
 
 def test_small_images_are_extended_by_reflection(image_folder):
-    assert samples(image_folder, crop_size=128)[0]["labels"].shape == (3, 128, 128)
+    assert samples(image_folder, crop_sizes={0: 128})[0]["labels"].shape == (3, 128, 128)
 
 
 def test_every_file_of_a_folder_counts_whatever_its_name(tmp_path):
@@ -72,5 +84,107 @@ def test_folder_errors_are_clear(tmp_path, image_folder):
     with pytest.raises(ValueError, match="no column 'photo'"):
         load_images(str(image_folder), image_column="photo")
     Image.new("L", (20, 30), 7).save(tmp_path / "gray.png")
-    (image,) = validation_images(ImageStore(load_images(str(tmp_path))))
+    ((image, noisy),) = validation_images(ImageStore(load_images(str(tmp_path))))
+    assert noisy is None
     assert image.shape == (3, 30, 20) and torch.allclose(image, torch.tensor(7 / 255))
+
+
+def test_crop_sizes_follow_their_schedule(image_folder):
+    run = samples(image_folder, crop_sizes={0: 16, 8: 24, 20: 32})
+    assert [run[index]["labels"].shape[-1] for index in (0, 7, 8, 19, 20, 59)] == [16, 16, 24, 24, 32, 32]
+
+
+def test_real_pairs_are_cut_alike(tmp_path):
+    for index in range(3):
+        clean = torch.randint(0, 200, (50, 60, 3), dtype=torch.uint8)
+        Image.fromarray(clean.numpy()).save(tmp_path / f"clean_{index}.png")
+        Image.fromarray((clean + 20).numpy()).save(tmp_path / f"noisy_{index}.png")
+    rows = [{"clean_file_name": f"clean_{i}.png", "noisy_file_name": f"noisy_{i}.png"} for i in range(3)]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = load_images(str(tmp_path), image_column="clean", noisy_column="noisy")
+    assert len(dataset) == 3
+    stores = [ImageStore(dataset, column) for column in ("clean", "noisy")]
+    run = TrainingSamples(maker(noise=None), stores[0], 20, stores[1])
+    for index in range(20):
+        item = run[index]
+        torch.testing.assert_close(item["pixel_values"], item["labels"] + 20 / 255)
+        assert item["noise_level"].isnan()
+    ((clean, noisy), *_) = validation_images(*stores)
+    torch.testing.assert_close(noisy, clean + 20 / 255)
+
+
+@pytest.mark.parametrize("name", ["part.parquet", ""])
+def test_parquet_files_and_folders(tmp_path, image_folder, name):
+    dataset = load_images(str(image_folder))
+    datasets.Dataset.from_list(list(dataset), features=dataset.features).to_parquet(tmp_path / "part.parquet")
+    again = load_images(str(tmp_path / name))
+    assert len(again) == len(dataset)
+    assert torch.equal(ImageStore(again)[2], ImageStore(dataset)[2])
+
+
+@pytest.mark.filterwarnings("ignore:image . cannot be decoded")
+def test_broken_files_among_good_ones_are_counted_and_stood_in_for(tmp_path, image_folder):
+    shutil.copytree(image_folder, tmp_path / "images")
+    (tmp_path / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    store = ImageStore(load_images(str(tmp_path / "images")))
+    run = TrainingSamples(maker(), store, 30)
+    items = list(torch.utils.data.DataLoader(run, num_workers=2, collate_fn=collate))
+    assert len(items) == 30 and store.unreadable.sum() == 1
+    (only := tmp_path / "only").mkdir()
+    (only / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="None of the 1 images"):
+        samples(only)[0]
+
+
+def test_whole_images_of_two_sizes_do_not_fit_in_a_batch(tmp_path):
+    for index, size in enumerate([(20, 30), (30, 20)]):
+        Image.new("RGB", size).save(tmp_path / f"{index}.png")
+    run = samples(tmp_path, crop_sizes={0: 0})
+    with pytest.raises(ValueError, match="batch_size 1"):
+        collate([run[0], run[1]])
+
+
+def test_maps_are_collated_with_settings_that_have_none(image_folder):
+    run = samples(image_folder, loss_sampler=LossSampler(("pixel", "wavelet"), 4.0, map_probability=0.3))
+    batch = collate([run[index] for index in range(20)])
+    assert batch["loss_weights"].shape == (20, 2, 16, 16) and batch["high_frequency_emphasis"].shape == (20, 1, 16, 16)
+    assert batch["labels"].shape == (20, 3, 40, 40) and batch["noise_level"].shape == (20,)
+
+
+def test_a_stream_goes_on_where_it_stopped(image_folder):
+    dataset = load_images(str(image_folder), streaming=True)
+    whole = list(StreamedSamples(maker(), dataset, ("image",), 0, 15, buffer=3))
+    rest = list(StreamedSamples(maker(), dataset, ("image",), 8, 15, buffer=3))
+    assert len(whole) == 15 and len(rest) == 7
+    for item, expected in zip(rest, whole[8:], strict=True):
+        for name, value in item.items():
+            assert torch.equal(value.nan_to_num(-1.0), expected[name].nan_to_num(-1.0)), name
+    assert not torch.equal(whole[0]["labels"], whole[6]["labels"])
+
+
+def test_batches_made_on_the_device(image_folder):
+    def batches(first: int, process: int = 0) -> list[dict[str, torch.Tensor]]:
+        made = DeviceBatches(
+            maker(),
+            ImageStore(load_images(str(image_folder))),
+            (0.0, 0.3),
+            4,
+            first,
+            6,
+            torch.device("cpu"),
+            process,
+            2,
+        )
+        assert len(made) == 6 - first
+        return list(made)
+
+    whole = batches(0)
+    for batch, expected in zip(batches(4), whole[4:], strict=True):
+        for name, value in batch.items():
+            assert torch.equal(value.nan_to_num(-1.0), expected[name].nan_to_num(-1.0)), name
+    assert not torch.equal(whole[0]["labels"], batches(0, process=1)[0]["labels"])
+    for batch in whole:
+        assert batch["labels"].shape == (4, 3, 40, 40) and batch["loss_weights"].shape == (4, 2, 1, 1)
+        noise = batch["pixel_values"] - batch["labels"]
+        told = batch["noise_level"].isfinite()
+        torch.testing.assert_close(noise.std((1, 2, 3))[told], batch["noise_level"][told], rtol=0.06, atol=1e-6)

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from modeling import ViTUNetConfig, ViTUNetForImageDenoising
+from modeling.losses import WeightedCriterion
 from modeling.unet import on_finest_grid
 from tests.conftest import TINY_HYBRID, TINY_VIT, randomised, tiny_config
 
@@ -248,3 +249,33 @@ def test_bad_input_is_refused(model, arguments, message):
 def test_bad_settings_are_refused(overrides, message):
     with pytest.raises(ValueError, match=message):
         ViTUNetForImageDenoising(tiny_config(**overrides))
+
+
+# --- maps in the loss ------------------------------------------------------------------------------------------------
+
+
+def test_a_uniform_map_gives_the_loss_of_its_vector(model):
+    noisy, clean = torch.rand(2, 2, 3, 40, 48)
+    weights = {"pixel": 0.6, "wavelet": 0.3, "regional_sharpness": 0.1}
+    plain = model(noisy, clean, weights, 2.0)
+    maps = {name: torch.full((2, 1, 4, 5), value) for name, value in weights.items()}
+    mapped = model(noisy, clean, maps, torch.full((2, 1, 4, 5), 2.0))
+    torch.testing.assert_close(mapped.loss, plain.loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mapped.reconstruction, plain.reconstruction, rtol=1e-4, atol=1e-5)
+    for name, value in plain.loss_terms.items():
+        torch.testing.assert_close(mapped.loss_terms[name], value, rtol=1e-3, atol=1e-6)
+
+
+def test_a_term_does_not_see_where_it_weighs_nothing():
+    criterion = WeightedCriterion(ViTUNetConfig())
+    target = torch.rand(1, 3, 32, 32)
+    prediction = target.clone()
+    prediction[..., 16:] += 0.1 * torch.rand(1, 3, 32, 16)
+    prediction.requires_grad_()
+    left = torch.zeros(1, 1, 32, 32)
+    left[..., :16] = 1.0
+    weights = torch.cat([1 - left, left], dim=1)
+    terms = criterion.mapped_terms(prediction, target, weights, torch.zeros(1, 1, 1, 1), ("pixel", "wavelet"))
+    assert terms["pixel"].item() > 1e-4 and terms["wavelet"].item() < 1e-6
+    terms["wavelet"].sum().backward()
+    assert prediction.grad[..., 16:].abs().max() == 0

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from modeling import ViTUNetForImageDenoising
+from modeling.degradations import Noise
 from modeling.losses import sharpness_scores
 from tests.conftest import tiny_config
-from training.data import ImageStore, TrainingSamples, load_images
+from training.data import ImageStore, SampleMaker, TrainingSamples, load_images
 from training.sharpness_cache import COLUMN, with_sharpness_scores
 from training.train import training_step
 
@@ -27,7 +28,8 @@ def dataset(tmp_path_factory) -> datasets.Dataset:
 
 
 def whole_images(dataset: datasets.Dataset) -> TrainingSamples:
-    return TrainingSamples(ImageStore(dataset), 0, 0, 0.1, 0.1, 1.0, None, 8)
+    maker = SampleMaker(0, {0: 0}, Noise([{"model": "gaussian", "noise_level": 25}]), 1.0)
+    return TrainingSamples(maker, ImageStore(dataset), 8)
 
 
 def test_the_column_holds_the_sorted_scores(dataset):

@@ -11,24 +11,32 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from PIL import Image
 from safetensors.torch import load_file
 
 from modeling import ViTUNetForImageDenoising
 from training.arguments import TrainingArguments, parse_arguments, write_arguments
 from training.checkpoints import checkpoints
 from training.logs import Log
-from training.train import FRESH_NETWORKS, learning_rate
+from training.train import FRESH_NETWORKS, learning_rate, train
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "training" / "recipes" / "smoke.yaml"
 
 
-def run(output_dir: Path, folder: Path, *arguments: str, check: bool = True, launcher=(sys.executable,)):
+def run(output_dir: Path, folder: Path, *arguments: str, launcher=(sys.executable,)):
     command = [*launcher, "-m", "training.train", str(SMOKE), "--dataset", str(folder), "--output_dir", str(output_dir)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run(
-        [*command, *arguments], cwd=ROOT, env=environment, check=check, capture_output=True, text=True
-    )
+    return subprocess.run([*command, *arguments], cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+
+
+def run_here(output_dir: Path, folder: Path, *arguments: str) -> None:
+    """In this process, which has torch loaded."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(parse_arguments([str(SMOKE), "--dataset", str(folder), "--output_dir", str(output_dir), *arguments]))
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def metrics(output_dir: Path) -> list[dict]:
@@ -84,8 +92,8 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path, image_fold
     config["vit_config"]["hidden_dropout_prob"] = 0.0  # dropout draws anew in each process
     common = ("--model_config", json.dumps(config), "--batch_size")
     run(tmp_path / "two", image_folder, *common, "2", launcher=launcher)
-    run(tmp_path / "accumulated", image_folder, *common, "2", "--gradient_accumulation_steps", "2")
-    run(tmp_path / "one", image_folder, *common, "4")
+    run_here(tmp_path / "accumulated", image_folder, *common, "2", "--gradient_accumulation_steps", "2")
+    run_here(tmp_path / "one", image_folder, *common, "4")
     for measure, tolerance in (("loss", 1e-4), ("psnr_50", 1e-3)):
         expected = [line[measure] for line in metrics(tmp_path / "one") if measure in line]
         for other in ("two", "accumulated"):
@@ -93,10 +101,38 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path, image_fold
             assert values == pytest.approx(expected, abs=tolerance), (other, measure)
 
 
+def test_a_run_leaves_strips_and_a_tracker_s_file(finished):
+    strips = sorted(path.name for path in (finished / "strips").iterdir())
+    assert strips == ["step-0000005.png", "step-0000010.png"]
+    with Image.open(finished / "strips" / strips[0]) as strip:
+        assert strip.width > 3 * strip.height  # noisy, three settings, clean
+    assert list((finished / "logs").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--data_on_device", "true", "--compile", "false"),
+        ("--streaming", "true", "--shuffle_buffer", "2"),
+        ("--noise", '[{"model": "poisson_gaussian", "shot": [0, 20], "read": 5}, {"model": "jpeg", "quality": 80}]'),
+        ("--crop_schedule", '{"5": 64}', "--map_probability", "1", "--gradient_accumulation_steps", "2"),
+    ],
+    ids=lambda arguments: arguments[0][2:],
+)
+def test_every_way_to_make_samples_trains_and_resumes(arguments, tmp_path, image_folder):
+    common = ("--max_steps", "6", "--checkpoint_steps", "3", *arguments)
+    run_here(tmp_path / "whole", image_folder, *common)
+    run_here(tmp_path / "broken", image_folder, *common, "--stop_at_step", "3")
+    run_here(tmp_path / "broken", image_folder, *common, "--resume", "true")
+    expected = load_file(tmp_path / "whole" / "model" / "model.safetensors")
+    for name, value in load_file(tmp_path / "broken" / "model" / "model.safetensors").items():
+        assert torch.equal(value, expected[name]), name
+    assert all(torch.tensor(line["loss"]).isfinite() for line in metrics(tmp_path / "whole") if "loss" in line)
+
+
 def test_a_second_run_does_not_overwrite_the_first(finished, image_folder):
-    result = run(finished, image_folder, check=False)
-    assert result.returncode != 0
-    assert "--resume true" in result.stderr
+    with pytest.raises(ValueError, match="--resume true"):
+        run_here(finished, image_folder)
 
 
 def test_a_resumed_run_keeps_its_arguments(tmp_path):
@@ -120,7 +156,7 @@ def test_learning_rate_warms_up_and_ends_at_nothing():
 
 def test_a_line_that_a_kill_cut_short_does_not_stop_a_resumed_log(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
-    Log(tmp_path, first_step=1).write(step=2, loss=1.5)
+    Log(tmp_path, Accelerator(cpu=True), first_step=1).write(step=2, loss=1.5)
     assert metrics(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
 
 
@@ -150,7 +186,20 @@ def test_bad_recipes_are_refused(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(
-    "overrides", [{"batch_size": 0}, {"min_noise_level": 50, "max_noise_level": 20}, {"preset": "large"}]
+    "overrides",
+    [
+        {"batch_size": 0},
+        {"min_noise_level": 50, "max_noise_level": 20},
+        {"preset": "large"},
+        {"noise": [{"model": "rain"}]},
+        {"noise": "gaussian"},
+        {"push_to_hub": True},
+        {"num_workers": 2, "streaming": True},
+        {"crop_size": 0, "data_on_device": True},
+        {"map_probability": 2},
+        {"crop_schedule": {5: 0}},
+        {"model": "folder", "model_config": {"use_vit": False}},
+    ],
 )
 def test_bad_arguments_are_refused(overrides):
     with pytest.raises(ValueError, match=next(iter(overrides))):

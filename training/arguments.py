@@ -10,15 +10,29 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
+from modeling.degradations import Noise
+
 
 @dataclass
 class TrainingArguments:
-    dataset: str = field(metadata={"help": "Hub dataset id, or a folder of images (searched recursively)."})
+    dataset: str = field(
+        metadata={
+            "help": "Hub dataset id, a folder of images (searched recursively), a Parquet file or folder of them."
+        }
+    )
     output_dir: str = field(metadata={"help": "Folder for checkpoints, metrics.jsonl and the final model."})
     dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
     image_column: str = field(default="image", metadata={"help": "Column that holds the clean images."})
+    noisy_column: str | None = field(
+        default=None, metadata={"help": "Column with real noisy versions of them. Default: noise is added."}
+    )
+    streaming: bool = field(default=False, metadata={"help": "Read the dataset as it comes, without downloading it."})
+    shuffle_buffer: int = field(default=1000, metadata={"help": "Images among which a streamed dataset is shuffled."})
     validation_size: int = field(default=12, metadata={"help": "Images held out for validation (centre crops)."})
     keep_images: bool = field(default=True, metadata={"help": "Keep decoded images in memory (3 bytes a pixel)."})
+    data_on_device: bool = field(
+        default=False, metadata={"help": "Keep them in the accelerator's memory; crops and noise are made there."}
+    )
 
     model: str | None = field(default=None, metadata={"help": "Model to start from: Hub id or folder. Default: fresh."})
     model_config: dict | str | None = field(
@@ -33,12 +47,29 @@ class TrainingArguments:
     crop_size: int = field(
         default=96, metadata={"help": "Side of the training crops, pixels; 0: whole images, of one size."}
     )
+    crop_schedule: dict | str | None = field(
+        default=None, metadata={"help": "Other crop sizes from a step on: {18000: 128} (JSON on the command line)."}
+    )
     min_noise_level: float = field(default=0.0, metadata={"help": "Lowest noise level, in 255ths."})
     max_noise_level: float = field(default=75.0, metadata={"help": "Highest noise level, in 255ths."})
+    noise: list | str | None = field(
+        default=None,
+        metadata={
+            "help": "Noise models applied in turn (a list in a recipe, JSON on the command line; see "
+            "modeling/degradations.py). Default: white Gaussian noise of the levels above."
+        },
+    )
     blind_probability: float = field(default=0.75, metadata={"help": "Share of images whose noise level is withheld."})
     sample_losses: bool = field(
         default=True, metadata={"help": "Draw loss weights per image (conditioned networks); else the config's hold."}
     )
+    map_probability: float = field(
+        default=0.0, metadata={"help": "Share of images with two losses, blended by a smooth random map."}
+    )
+    loss_weights: dict | str | None = field(
+        default=None, metadata={"help": "The model's default loss weights, by term (JSON on the command line)."}
+    )
+    high_frequency_emphasis: float | None = field(default=None, metadata={"help": "The model's default emphasis g."})
 
     max_steps: int = field(default=1000, metadata={"help": "Optimiser steps of the whole run."})
     batch_size: int = field(default=8, metadata={"help": "Images per process and step."})
@@ -57,9 +88,17 @@ class TrainingArguments:
     )
     seed: int = field(default=0, metadata={"help": "All randomness is a function of it and of the sample's number."})
     mixed_precision: str = field(default="no", metadata={"help": "Autocast: no, bf16 or fp16."})
+    compile: bool = field(default=False, metadata={"help": "torch.compile the network: pays off on a GPU."})
     channels_last: bool = field(default=True, metadata={"help": "Memory format of images and convolutions."})
     num_workers: int = field(default=0, metadata={"help": "Loader processes."})
 
+    log_with: str = field(
+        default="tensorboard",
+        metadata={"help": "Tracker: any that Accelerate knows, or none. metrics.jsonl is always written."},
+    )
+    strip_steps: int = field(
+        default=1000, metadata={"help": "Steps between picture strips (noisy, three settings, clean); 0: none."}
+    )
     logging_steps: int = field(default=50, metadata={"help": "Steps between lines of metrics.jsonl."})
     validation_steps: int = field(default=1000, metadata={"help": "Steps between validations."})
     checkpoint_steps: int = field(default=1000, metadata={"help": "Steps between checkpoints."})
@@ -68,28 +107,77 @@ class TrainingArguments:
         default=None, metadata={"help": "Save a checkpoint after this step and stop; --resume true goes on."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint of output_dir."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Publish the finished model on the Hub, with its card."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "Its name there: user/name."})
+    hub_private: bool = field(default=False, metadata={"help": "Publish it for yourself alone."})
 
     def __post_init__(self) -> None:
         choices = {"preset": ("small", "hybrid_vit_base"), "mixed_precision": ("no", "bf16", "fp16")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {list(allowed)}.")
-        if isinstance(self.model_config, str):
-            self.model_config = json.loads(self.model_config)
+        for name in ("model_config", "crop_schedule", "noise", "loss_weights"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, _parsed_json(name, getattr(self, name)))
         self.model_config = self.model_config or {}
-        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "logging_steps"):
+        self.crop_schedule = {int(step): int(size) for step, size in (self.crop_schedule or {}).items()}
+        at_least_one = ("max_steps", "batch_size", "gradient_accumulation_steps", "logging_steps", "shuffle_buffer")
+        for name in (*at_least_one, "validation_steps", "checkpoint_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("validation_steps", "checkpoint_steps", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("blind_probability", "map_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1].")
         if self.crop_size < 0:
             raise ValueError(f"crop_size={self.crop_size} must be positive, or 0 for whole images.")
+        if self.crop_schedule and (not self.crop_size or min(self.crop_schedule.values()) < 1):
+            raise ValueError(f"crop_schedule={self.crop_schedule} needs crops: give positive sizes.")
+        self._check_combinations()
+        if self.noise:
+            Noise(self.noise)  # refuses what it cannot make
         if not 0 <= self.min_noise_level <= self.max_noise_level:
             raise ValueError(
                 f"min_noise_level={self.min_noise_level} and max_noise_level={self.max_noise_level} must satisfy "
                 "0 <= min <= max (in 255ths)."
             )
+
+    def flat(self) -> dict[str, str | int | float | bool]:
+        """For trackers, which take numbers and texts."""
+        values = asdict(self)
+        return {k: v if isinstance(v, str | int | float | bool) else json.dumps(v) for k, v in values.items()}
+
+    def _check_combinations(self) -> None:
+        if self.model and self.model_config:
+            raise ValueError(f"model={self.model!r} has its own config: leave out model_config={self.model_config}.")
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("push_to_hub needs hub_model_id: user/name.")
+        if self.streaming:
+            wrong = {
+                "crop_size": not self.crop_size,
+                "num_workers": self.num_workers,
+                "data_on_device": self.data_on_device,
+            }
+            if any(wrong.values()):
+                raise ValueError(
+                    "A streamed dataset is cut into crops by the main process: leave out "
+                    f"{', '.join(name for name, given in wrong.items() if given)}."
+                )
+        if self.data_on_device:
+            wrong = {"crop_size 0": not self.crop_size, "noise": self.noise, "noisy_column": self.noisy_column}
+            if any(wrong.values()):
+                raise ValueError(
+                    "data_on_device makes crops with white Gaussian noise: leave out "
+                    f"{', '.join(name for name, given in wrong.items() if given)}."
+                )
+        if self.noisy_column and self.noise:
+            raise ValueError(f"Give noisy_column={self.noisy_column!r} or noise, not both.")
+
+
+def _parsed_json(name: str, text: str) -> dict | list:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--{name} {text!r} is not JSON: {error}.") from error
 
 
 def parse_arguments(argv: list[str] | None = None) -> TrainingArguments:
@@ -129,6 +217,11 @@ _FREE_ON_RESUME = {
     "resume",
     "stop_at_step",
     "max_steps",
+    "log_with",
+    "strip_steps",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private",
     "num_workers",
     "keep_images",
     "logging_steps",
@@ -140,7 +233,8 @@ _FREE_ON_RESUME = {
 
 def write_arguments(arguments: TrainingArguments, output_dir: Path, resumed: bool) -> None:
     """Keeps the run's arguments in `arguments.json`; a resumed run with other ones is refused."""
-    path, values = output_dir / "arguments.json", asdict(arguments)
+    path = output_dir / "arguments.json"
+    values = json.loads(json.dumps(asdict(arguments)))  # as it will be read back
     if resumed and path.is_file():
         first = json.loads(path.read_text())
         changed = [name for name in values if name not in _FREE_ON_RESUME and first.get(name) != values[name]]

@@ -7,6 +7,9 @@ resumed goes on with exactly the samples that it would have seen, with any numbe
 from __future__ import annotations
 
 import glob
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from modeling.degradations import gaussian_noise, seeded_generator
+from modeling.degradations import Noise, seeded_generator
 from modeling.vit_features import reflect_pad
 from training.loss_sampling import LossSampler
 from training.sharpness_cache import COLUMN
@@ -23,19 +26,48 @@ from training.sharpness_cache import COLUMN
 VALIDATION_CROP = 256  # pixels
 
 
-def load_images(name_or_path: str, split: str = "train", image_column: str = "image") -> datasets.Dataset:
-    """A Hub dataset or a folder of images (searched recursively) with an image column of the name given."""
-    if Path(name_or_path).is_dir():
+def load_images(
+    name_or_path: str,
+    split: str = "train",
+    image_column: str = "image",
+    noisy_column: str | None = None,
+    streaming: bool = False,
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Images by name of their column, clean ones and perhaps noisy ones: what `datasets` can read.
+
+    `name_or_path` is a Hub dataset, a folder of images (searched recursively; with a `metadata.jsonl`, pairs:
+    `noisy_file_name` and `clean_file_name` give the columns `noisy` and `clean`), a Parquet file, or a folder of them.
+    """
+    path = Path(name_or_path)
+    if path.is_dir() and not any(path.rglob("*.parquet")):
         # Named as one split, because `data_dir` would sort files into splits by words such as "test" in their names.
-        files = {split: [f"{glob.escape(name_or_path)}/**"]}
-        dataset = datasets.load_dataset("imagefolder", data_files=files, split=split, drop_labels=True)
+        source = ("imagefolder", {"data_files": {split: [f"{glob.escape(name_or_path)}/**"]}, "drop_labels": True})
+    elif path.is_dir() or path.suffix == ".parquet":
+        pattern = f"{glob.escape(name_or_path)}/**/*.parquet" if path.is_dir() else name_or_path
+        source = ("parquet", {"data_files": {split: [pattern]}})
+    elif path.is_absolute() or path.exists():
+        raise ValueError(f"{name_or_path} is no folder and no Parquet file: name one, or a dataset on the Hub.")
     else:
-        dataset = datasets.load_dataset(name_or_path, split=split)
-    if image_column not in dataset.column_names:
-        raise ValueError(f"{name_or_path} has no column {image_column!r}: name one of {dataset.column_names}.")
-    if not len(dataset):
+        source = (name_or_path, {})
+    try:
+        dataset = datasets.load_dataset(source[0], split=split, streaming=streaming, **source[1])
+    except (
+        FileNotFoundError,
+        datasets.exceptions.DataFilesNotFoundError,
+        datasets.data_files.EmptyDatasetError,
+    ) as error:
+        raise ValueError(f"{name_or_path} holds no images, or cannot be reached: {error}") from error
+    columns = [image_column, *([noisy_column] if noisy_column else [])]
+    known = dataset.column_names or list(next(iter(dataset), {}))
+    for column in columns:
+        if column not in known:
+            raise ValueError(f"{name_or_path} has no column {column!r}: name one of {known}.")
+    if not streaming and not len(dataset):
         raise ValueError(f"{name_or_path} holds no images.")
-    return dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(mode="RGB"))
+    dataset = dataset.select_columns(columns)
+    for column in columns:
+        dataset = dataset.cast_column(column, datasets.Image(mode="RGB"))
+    return dataset
 
 
 def to_uint8(image) -> Tensor:
@@ -44,98 +76,168 @@ def to_uint8(image) -> Tensor:
 
 
 class ImageStore(Dataset):
-    """The images of a dataset as (3, H, W) uint8, each decoded once and kept (`keep=True`) or decoded each time."""
+    """The images of a dataset as (3, H, W) uint8, each decoded once and kept (`keep=True`) or decoded each time.
+
+    A file that cannot be decoded is marked in `unreadable`, warned of once, and gives `None`.
+    """
 
     def __init__(self, dataset: datasets.Dataset, image_column: str = "image", keep: bool = True) -> None:
         self.dataset, self.image_column = dataset, image_column
         self.kept: list[Tensor | None] | None = [None] * len(dataset) if keep else None
+        # In shared memory, so that the main process sees what its workers found.
+        self.unreadable = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor | None:
         if self.kept is not None and self.kept[index] is not None:
             return self.kept[index]
-        image = to_uint8(self.dataset[index][self.image_column])
+        if self.unreadable[index]:
+            return None
+        try:
+            image = to_uint8(self.dataset[index][self.image_column])
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises, for a broken PNG a SyntaxError
+            self.unreadable[index] = True
+            warnings.warn(f"image {index} cannot be decoded and is skipped: {error}", stacklevel=2)
+            return None
         if self.kept is not None:
             self.kept[index] = image
         return image
 
 
-class TrainingSamples(Dataset):
-    """Sample n of a run: a random crop, mirrored and transposed at random, noise of a random level, a loss setting.
+def first_readable(
+    index: int, images: ImageStore, noisy: ImageStore | None = None
+) -> tuple[int, Tensor, Tensor | None]:
+    """The image of this index, or the next one that can be decoded; with its noisy version if there is one."""
+    for offset in range(len(images)):
+        found = (index + offset) % len(images)
+        clean, pair = images[found], noisy[found] if noisy else None
+        if clean is None or (noisy and pair is None):
+            continue
+        if noisy and pair.shape != clean.shape:
+            raise ValueError(f"Pair {found}: clean {tuple(clean.shape)} and noisy {tuple(pair.shape)} differ in size.")
+        return found, clean, pair
+    raise ValueError(f"None of the {len(images)} images can be decoded.")
+
+
+@dataclass
+class SampleMaker:
+    """Clean image and number -> training sample: a crop, mirrored and transposed at random, noise, a loss.
 
     Args:
-        images: the clean images.
         seed: of the run.
-        crop_size: side in pixels; smaller images are extended by reflection. 0 takes whole images, not mirrored, so
-            that the cached sharpness scores of `images` hold.
-        min_noise_level, max_noise_level: levels are uniform between them, in units of the [0, 1] range.
+        crop_sizes: first sample -> side in pixels from there on; smaller images are extended by reflection. 0 takes
+            whole images, not mirrored, so that their cached sharpness scores hold.
+        noise: what is added; `None` where the dataset brings noisy images.
         blind_probability: of withholding the noise level from the network (as NaN).
         loss_sampler: draws the loss; `None` for a network with a fixed one.
-        length: number of samples in the run.
     """
 
-    def __init__(
-        self,
-        images: ImageStore,
-        seed: int,
-        crop_size: int,
-        min_noise_level: float,
-        max_noise_level: float,
-        blind_probability: float,
-        loss_sampler: LossSampler | None,
-        length: int,
-    ) -> None:
-        self.images, self.seed, self.crop_size, self.length = images, seed, crop_size, length
-        self.min_noise_level, self.max_noise_level = min_noise_level, max_noise_level
-        self.blind_probability, self.loss_sampler = blind_probability, loss_sampler
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+    seed: int
+    crop_sizes: Mapping[int, int]
+    noise: Noise | None
+    blind_probability: float
+    loss_sampler: LossSampler | None = None
+    _starts: list[int] = field(init=False)
 
-    def __len__(self) -> int:
-        return self.length
+    def __post_init__(self) -> None:
+        self._starts = sorted(self.crop_sizes)
 
-    def _image_index(self, sample: int) -> int:
-        epoch, position = divmod(sample, len(self.images))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = torch.randperm(len(self.images), generator=seeded_generator(self.seed, 0, epoch))
-        return int(self._order[position])
+    def crop_size(self, sample: int) -> int:
+        return self.crop_sizes[max(start for start in self._starts if start <= sample)]
 
-    def __getitem__(self, sample: int) -> dict[str, Tensor]:
+    def __call__(self, sample: int, clean: Tensor, noisy: Tensor | None = None) -> dict[str, Tensor]:
+        """(3, H, W) uint8 -> `labels` and `pixel_values` (3, h, w) in [0, 1], `noise_level` (), and the controls."""
         generator = seeded_generator(self.seed, 1, sample)
-        index = self._image_index(sample)
-        clean = self._crop(self.images[index], generator)
-        level, blind = torch.rand(2, generator=generator).tolist()
-        level = self.min_noise_level + level * (self.max_noise_level - self.min_noise_level)
+        images = clean if noisy is None else torch.cat([clean, noisy])
+        crop = self._crop(images, self.crop_size(sample), generator)
+        blind = torch.rand((), generator=generator) < self.blind_probability
+        if noisy is None:
+            pixel_values, level = self.noise(crop, generator)
+        else:
+            crop, pixel_values = crop.chunk(2)
+            level = float("nan")
         item = {
-            "labels": clean,
-            "pixel_values": gaussian_noise(clean, level, generator),
-            "noise_level": torch.tensor(float("nan") if blind < self.blind_probability else level),
+            "labels": crop.contiguous(),
+            "pixel_values": pixel_values.contiguous(),
+            "noise_level": torch.tensor(float("nan") if blind else level),
         }
-        if not self.crop_size and COLUMN in self.images.dataset.column_names:
-            item["target_sharpness_scores"] = torch.tensor(self.images.dataset[COLUMN][index])
         if self.loss_sampler is not None:
-            item["loss_weights"], item["high_frequency_emphasis"] = self.loss_sampler(generator)
+            weights, emphasis = self.loss_sampler(1, generator)
+            item["loss_weights"], item["high_frequency_emphasis"] = weights[0], emphasis[0]
         return item
 
-    def _crop(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        if not self.crop_size:
+    @staticmethod
+    def _crop(image: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        if not size:
             return image.float().div_(255)
-        size = self.crop_size
         image = reflect_pad(image, max(size, image.shape[-2]), max(size, image.shape[-1]))
         top, left = (int(torch.randint(0, side - size + 1, (), generator=generator)) for side in image.shape[-2:])
         mirror, transpose = torch.randint(0, 2, (2,), generator=generator).tolist()
         crop = image[:, top : top + size, left : left + size].float().div_(255)
         crop = crop.flip(-1) if mirror else crop
-        return (crop.transpose(-1, -2) if transpose else crop).contiguous()
+        return crop.transpose(-1, -2) if transpose else crop
 
 
-def validation_images(images: ImageStore) -> list[Tensor]:
-    """Centre crops (3, h, w) in [0, 1] of at most 256 pixels a side."""
-    crops = []
-    for index in range(len(images)):
-        image = images[index]
+def image_index(sample: int, count: int, seed: int) -> int:
+    """The image of sample n: each epoch visits every image once, in an order of its own."""
+    epoch, position = divmod(sample, count)
+    return _order(seed, epoch, count)[position]
+
+
+_orders: dict[tuple[int, int, int], list[int]] = {}
+
+
+def _order(seed: int, epoch: int, count: int) -> list[int]:
+    key = (seed, epoch, count)
+    if key not in _orders:
+        _orders.clear()  # the last epoch's is not asked for again
+        _orders[key] = torch.randperm(count, generator=seeded_generator(seed, 0, epoch)).tolist()
+    return _orders[key]
+
+
+class TrainingSamples(Dataset):
+    """The samples of a whole run. `noisy` holds the images' own noisy versions, where there are such."""
+
+    def __init__(self, maker: SampleMaker, images: ImageStore, length: int, noisy: ImageStore | None = None) -> None:
+        self.maker, self.images, self.noisy, self.length = maker, images, noisy, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, sample: int) -> dict[str, Tensor]:
+        index = image_index(sample, len(self.images), self.maker.seed)
+        index, clean, noisy = first_readable(index, self.images, self.noisy)
+        item = self.maker(sample, clean, noisy)
+        if not self.maker.crop_size(sample) and COLUMN in self.images.dataset.column_names:
+            item["target_sharpness_scores"] = torch.tensor(self.images.dataset[COLUMN][index])
+        return item
+
+
+def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stacks the samples; where one of them has maps of controls, all get maps."""
+    sizes = {tuple(item["labels"].shape[-2:]) for item in items}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"Whole images of {sorted(sizes)} pixels do not fit in one batch: set batch_size 1 or crop_size."
+        )
+    batch = {}
+    for name in items[0]:
+        values = [item[name] for item in items]
+        if values[0].ndim == 3:  # an image, or a control with or without extent
+            height, width = (max(value.shape[dim] for value in values) for dim in (-2, -1))
+            values = [value.expand(-1, height, width) for value in values]
+        batch[name] = torch.stack(values)
+    return batch
+
+
+def validation_images(images: ImageStore, noisy: ImageStore | None = None) -> list[tuple[Tensor, Tensor | None]]:
+    """Centre crops (3, h, w) in [0, 1] of at most 256 pixels a side, and those of their noisy versions, if any."""
+
+    def centre(image: Tensor) -> Tensor:
         top, left = (max(0, (side - VALIDATION_CROP) // 2) for side in image.shape[-2:])
-        crops.append(image[:, top : top + VALIDATION_CROP, left : left + VALIDATION_CROP].float() / 255)
-    return crops
+        return image[:, top : top + VALIDATION_CROP, left : left + VALIDATION_CROP].float() / 255
+
+    found = (first_readable(index, images, noisy)[1:] for index in range(len(images)))
+    return [(centre(clean), None if pair is None else centre(pair)) for clean, pair in found]

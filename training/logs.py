@@ -64,23 +64,25 @@ class Averages:
 
 
 class Log:
-    """Appends one JSON object per line to `metrics.jsonl`; without a folder it writes nothing.
+    """Appends one JSON object per line to `metrics.jsonl`, and tells the trackers; the main process alone does.
 
     A run that is resumed at `first_step` will write the later steps again: their lines are removed.
     """
 
-    def __init__(self, folder: Path | None, first_step: int) -> None:
-        self.path = folder / "metrics.jsonl" if folder else None
+    def __init__(self, folder: Path, accelerator: Accelerator, first_step: int) -> None:
+        self.accelerator = accelerator
+        self.path = folder / "metrics.jsonl" if accelerator.is_main_process else None
         if self.path and self.path.is_file():
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= first_step]
             rewritten = self.path.with_suffix(".tmp")
             rewritten.write_text("".join(f"{line}\n" for line in kept))
             rewritten.replace(self.path)
 
-    def write(self, **values: float) -> None:
+    def write(self, step: int, **values: float) -> None:
+        self.accelerator.log(values, step=step)
         if self.path:
             with self.path.open("a") as file:
-                file.write(json.dumps(values) + "\n")
+                file.write(json.dumps({"step": step, **values}) + "\n")
 
 
 def _step(line: str) -> float:

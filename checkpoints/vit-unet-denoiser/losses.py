@@ -273,15 +273,18 @@ def stack_loss_weights(
 ) -> Tensor:
     """Weights by name -> (B, K, h, w) in the order of `names`, summing to 1 over K. Absent terms weigh 0.
 
-    A value is a number, a tensor (B,) or a map (B, 1, h, w); without maps h = w = 1.
+    A value is a number, a tensor (B,) or a map (B, 1, h, w); without maps h = w = 1. What lies on the CPU is checked
+    there: asking a busy accelerator for an answer would make every step wait for the one before.
     """
     unknown = sorted(set(loss_weights) - set(names))
     if unknown:
         raise ValueError(f"Unknown loss terms {unknown}: this network knows {list(names)}.")
-    columns = []
-    for name in names:
-        value = torch.as_tensor(loss_weights.get(name, 0.0), dtype=torch.float32, device=device)
-        columns.append(per_image_map(value, batch_size, f"loss weight {name!r}"))
+    values = [torch.as_tensor(loss_weights.get(name, 0.0), dtype=torch.float32) for name in names]
+    home = next((value.device for value in values if value.device.type != "cpu"), torch.device("cpu"))
+    columns = [
+        per_image_map(value.to(home), batch_size, f"loss weight {name!r}")
+        for name, value in zip(names, values, strict=True)
+    ]
     height = max(column.shape[-2] for column in columns)
     width = max(column.shape[-1] for column in columns)
     for name, column in zip(names, columns, strict=True):
@@ -293,7 +296,7 @@ def stack_loss_weights(
         raise ValueError(f"Loss weights must be finite and not negative, got {_described(loss_weights)}.")
     if bool((total <= 0).any()):
         raise ValueError(f"Loss weights sum to 0: give at least one of {list(names)} a positive weight.")
-    return stacked / total
+    return (stacked / total).to(device, non_blocking=True)
 
 
 def per_image_map(value: Tensor, batch_size: int, what: str) -> Tensor:
@@ -352,6 +355,31 @@ class WeightedCriterion:
                 emphasis = {"high_frequency_emphasis": high_frequency_emphasis} if term.emphasised else {}
                 extra = (known or {}).get(name, {})
                 values[name] = term.function(prediction, target, **emphasis, **self.settings[name], **extra)
+        return values
+
+    def mapped_terms(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        weights: Tensor,
+        high_frequency_emphasis: Tensor,
+        names: tuple[str, ...] = TRAINABLE_TERMS,
+        known: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms under maps of weights (B, K, h, w) and of emphasis (B, 1, h, w): each sees where it weighs.
+
+        A term that weighs nothing somewhere is shown the target there, and a share of the error where it weighs less
+        than elsewhere. So any term takes a map, those that look at a whole image included; under a uniform map it is
+        what it is without one.
+        """
+        size = prediction.shape[-2:]
+        shares = weights / weights.amax((-2, -1), keepdim=True).clamp(min=1e-12)
+        means = (weights * high_frequency_emphasis).mean((-2, -1)) / weights.mean((-2, -1)).clamp(min=1e-12)
+        values = {}
+        for index, name in enumerate(names):
+            share = F.interpolate(shares[:, index : index + 1], size, mode="bilinear", align_corners=False)
+            seen = torch.lerp(target.float(), prediction.float(), share)
+            values |= self.terms(seen, target, means[:, index], (name,), known)
         return values
 
     def combine(self, terms: Mapping[str, Tensor], loss_weights: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,99 @@
+"""From the arguments of a run to its batches: which images, how samples are made of them, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import datasets
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from modeling import ViTUNetConfig
+from modeling.degradations import Noise
+from training.arguments import TrainingArguments
+from training.data import ImageStore, SampleMaker, TrainingSamples, collate, load_images, validation_images
+from training.device_data import DeviceBatches
+from training.loss_sampling import LossSampler
+from training.sharpness_cache import with_sharpness_scores
+from training.streaming import StreamedSamples
+
+
+class Data:
+    """The dataset of a run: its images, those held out for validation, and how samples are made of them."""
+
+    def __init__(self, arguments: TrainingArguments, config: ViTUNetConfig, samples_per_step: int) -> None:
+        self.arguments, self.samples_per_step = arguments, samples_per_step
+        columns = (arguments.image_column, arguments.noisy_column)
+        self.columns = tuple(column for column in columns if column)
+        dataset = load_images(arguments.dataset, arguments.dataset_split, *columns, arguments.streaming)
+        dataset, held_out = self._split(dataset)
+        self.held_out = validation_images(*self._stores(held_out, keep=False)) if held_out else []
+        if not arguments.crop_size:
+            dataset = with_sharpness_scores(dataset, arguments.image_column, config.sharpness_window_size)
+        self.dataset = dataset
+        self.stores = None if arguments.streaming else self._stores(dataset, arguments.keep_images)
+
+        sampler = None
+        if arguments.sample_losses and config.conditioned_terms:
+            names, maximum = tuple(config.conditioned_terms), config.max_high_frequency_emphasis
+            sampler = LossSampler(names, maximum, map_probability=arguments.map_probability)
+        gaussian = [{"model": "gaussian", "noise_level": [arguments.min_noise_level, arguments.max_noise_level]}]
+        schedule = {step * samples_per_step: size for step, size in arguments.crop_schedule.items()}
+        self.maker = SampleMaker(
+            seed=arguments.seed,
+            crop_sizes={0: arguments.crop_size, **schedule},
+            noise=None if arguments.noisy_column else Noise(arguments.noise or gaussian),
+            blind_probability=arguments.blind_probability,
+            loss_sampler=sampler,
+        )
+
+    def _split(self, dataset):
+        """-> the images to train on, and those held out."""
+        arguments, size = self.arguments, self.arguments.validation_size
+        if arguments.streaming:  # the first of the stream, which are then passed over
+            held_out = list(dataset.take(size))
+            return dataset.skip(size), datasets.Dataset.from_list(held_out, features=dataset.features)
+        if len(dataset) <= size:
+            raise ValueError(f"{arguments.dataset} holds {len(dataset)} images: lower validation_size={size}.")
+        if not size:
+            return dataset, None
+        parts = dataset.train_test_split(size, seed=arguments.seed)
+        return parts["train"], parts["test"]
+
+    def _stores(self, dataset, keep: bool) -> list[ImageStore]:
+        return [ImageStore(dataset, column, keep) for column in self.columns]
+
+    @property
+    def unreadable(self) -> int:
+        """Images that could not be decoded so far."""
+        return int(torch.stack([store.unreadable for store in self.stores]).any(0).sum()) if self.stores else 0
+
+    def batches(self, accelerator: Accelerator, step: int) -> Iterable[dict[str, Tensor]]:
+        """The batches of this process from a step to the end of the run, on its device."""
+        arguments = self.arguments
+        first, length = step * self.samples_per_step, arguments.max_steps * self.samples_per_step
+        rank = accelerator.process_index, accelerator.num_processes
+        if arguments.data_on_device:
+            levels = arguments.min_noise_level / 255, arguments.max_noise_level / 255
+            numbers = [number * arguments.gradient_accumulation_steps for number in (step, arguments.max_steps)]
+            return DeviceBatches(
+                self.maker, self.stores[0], levels, arguments.batch_size, *numbers, accelerator.device, *rank
+            )
+        common = {"batch_size": arguments.batch_size, "collate_fn": collate}
+        common["generator"] = torch.Generator()  # of its own: the global one belongs to dropout, and is restored
+        if arguments.streaming:
+            share = arguments.shuffle_buffer, arguments.batch_size, *rank
+            samples = StreamedSamples(self.maker, self.dataset, self.columns, first, length, *share)
+            return (send_to_device(batch, accelerator.device) for batch in DataLoader(samples, **common))
+        samples = TrainingSamples(self.maker, self.stores[0], length, *self.stores[1:])
+        loader = DataLoader(
+            samples,
+            sampler=range(first, length),
+            num_workers=arguments.num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+            **common,
+        )
+        return accelerator.prepare_data_loader(loader)

@@ -1,0 +1,82 @@
+"""Samples of a streamed dataset: images as they come, shuffled among the newest few.
+
+Their order is a function of the run's seed: a resumed run passes over the images that it has seen, without decoding
+them, and goes on exactly, unless some of them could not be decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import warnings
+from collections.abc import Iterator
+
+import datasets
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from training.data import SampleMaker, to_uint8
+
+
+class StreamedSamples(IterableDataset):
+    """The samples from `first` to `length` of a run that fall to one of its processes.
+
+    Args:
+        dataset: streamed, with the image columns alone.
+        columns: that of the clean images, and that of the noisy ones if there are such.
+        buffer: images held back and drawn from at random.
+        batch_size: processes take turns after so many samples.
+    """
+
+    def __init__(
+        self,
+        maker: SampleMaker,
+        dataset: datasets.IterableDataset,
+        columns: tuple[str, ...],
+        first: int,
+        length: int,
+        buffer: int,
+        batch_size: int = 1,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.maker, self.columns, self.first, self.length, self.buffer = maker, columns, first, length, buffer
+        self.batch_size, self.process, self.processes = batch_size, process, processes
+        for column in columns:  # bytes, so that passing over an image costs no decoding
+            dataset = dataset.cast_column(column, datasets.Image(mode="RGB", decode=False))
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        sample = self.first
+        for row in itertools.islice(self._rows(), self.first, None):
+            if sample == self.length:
+                return
+            if sample // self.batch_size % self.processes == self.process:
+                images = self._decoded(row)
+                if images is None:
+                    continue
+                yield self.maker(sample, *images)
+            sample += 1
+
+    def _rows(self) -> Iterator[dict]:
+        for epoch in itertools.count():
+            shuffled = self.dataset.shuffle(seed=self.maker.seed + epoch, buffer_size=self.buffer)
+            empty = True
+            for row in shuffled:
+                empty = False
+                yield row
+            if empty:
+                raise ValueError("The streamed dataset holds no images.")
+
+    def _decoded(self, row: dict) -> list[Tensor] | None:
+        images = []
+        for column in self.columns:
+            source = row[column]
+            try:
+                with Image.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"]) as image:
+                    images.append(to_uint8(image.convert("RGB")))
+            except (OSError, SyntaxError, ValueError) as error:
+                warnings.warn(f"{source['path']} cannot be decoded and is skipped: {error}", stacklevel=2)
+                return None
+        return images

@@ -1,0 +1,88 @@
+"""How much of the bare network's speed a training run keeps, measured in one run.
+
+    python -m training.throughput training/recipes/denoiser_small.yaml --dataset FOLDER
+
+Bare means forward, loss, backward and optimiser on one batch that never changes: no data, no averaged weights, no log.
+The run is `training.train` itself. The two take turns, and medians are shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState
+
+from training.arguments import TrainingArguments, parse_arguments
+from training.batches import Data
+from training.train import build_accelerator, build_model, train, training_step
+
+ROUNDS, STEPS = 3, 40
+
+
+def bare_images_per_second(arguments: TrainingArguments) -> float:
+    accelerator = build_accelerator(arguments)
+    model = build_model(arguments).train()
+    if arguments.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if arguments.compile:
+        model.compile()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    batch = next(iter(Data(arguments, model.config, arguments.batch_size).batches(accelerator, 0)))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    config = accelerator.unwrap_model(model).config
+    for step in range(STEPS + 10):
+        if step == 10:  # the first are slower
+            _finish(accelerator.device)
+            start = time.perf_counter()
+        loss, _ = training_step(model, batch, config, arguments.channels_last)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    _finish(accelerator.device)
+    return STEPS * arguments.batch_size / (time.perf_counter() - start)
+
+
+def run_images_per_second(arguments: TrainingArguments, output_dir: Path) -> tuple[float, float]:
+    """-> images per second of all but the first steps, and the share of the time spent waiting for data."""
+    train(dataclasses.replace(arguments, output_dir=str(output_dir)))
+    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    return lines[-1]["images_per_second"], lines[-1]["waiting_share"]
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    short = {"max_steps": STEPS + 10, "warmup_steps": 5, "validation_size": 0, "strip_steps": 0, "log_with": "none"}
+    # The second line of the log covers the steps after the first, slower ones.
+    short |= {"logging_steps": 10, "checkpoint_steps": 10**9, "gradient_accumulation_steps": 1, "crop_schedule": None}
+    arguments = dataclasses.replace(arguments, **short)
+    bare, whole, waiting = [], [], []
+    for number in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as folder:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            bare.append(bare_images_per_second(dataclasses.replace(arguments, output_dir=folder)))
+            AcceleratorState._reset_state(reset_partial_state=True)
+            speed, share = run_images_per_second(arguments, Path(folder) / str(number))
+            whole.append(speed)
+            waiting.append(share)
+    pixels = arguments.crop_size**2
+    fast, kept, waited = (statistics.median(values) for values in (bare, whole, waiting))
+    print(f"{torch.get_num_threads()} threads, batches of {arguments.batch_size} x {arguments.crop_size}^2 pixels")
+    print(f"bare network  {fast / arguments.batch_size:7.2f} steps/s {fast * pixels / 1e6:8.3f} megapixels/s")
+    print(f"training run  {kept / arguments.batch_size:7.2f} steps/s {kept * pixels / 1e6:8.3f} megapixels/s")
+    print(f"share kept    {100 * kept / fast:7.1f} %; waiting for data {100 * waited:.1f} % of a step")
+
+
+if __name__ == "__main__":
+    main()
