@@ -1,18 +1,26 @@
-"""A checkpoint against a set of clean images with seeded noise.
+"""A denoiser against sets of clean images with seeded noise.
 
     python -m training.evaluate --model checkpoints/vit-unet-denoiser --dataset FOLDER --noise_level 15 25 50
     python -m training.evaluate --model checkpoints/vit-unet-denoiser --dataset FOLDER --sweep regional_sharpness
+    python -m training.evaluate --model checkpoints/vit-unet-denoiser --dataset FOLDER OTHER_FOLDER user/hub_dataset \\
+        --preset mse hybrid --loss_weights '{"pixel": 0.5, "wavelet": 0.5}' --measures all \\
+        --output results.json --plots plots --model_index model_index.yaml
+    python -m training.evaluate --function my_module:denoise --dataset FOLDER
 
 Protocol: white Gaussian noise on RGB images in [0, 1], neither clipped nor quantised, from a generator seeded with the
 image's index; whole images; predictions clipped; means of per-image values.
+
+Another denoiser is a Python function of a noisy image (3, H, W), float32 on the CPU and not clipped, and of the noise
+level in units of the [0, 1] range (a blind one ignores it), to the restored image (3, H, W). `--function` names it as
+`module:function`, the module as one would import it from the folder in which the command runs.
 """
 
 from __future__ import annotations
 
-import itertools
+import importlib
 import json
-import math
-from collections.abc import Sequence
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,57 +28,74 @@ import torch
 from torch import Tensor
 from transformers import HfArgumentParser
 
-from modeling import TRAINABLE_TERMS, ViTUNetForImageDenoising
+from modeling import PRESETS, TRAINABLE_TERMS, ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
-from modeling.metrics import (
-    fourier_ring_correlation,
-    octave_spectrum_error,
-    periodic_artefact_index,
-    psnr,
-    sharpness_ratio,
-    ssim,
-)
 from training.data import ImageStore, load_images
+from training.evaluation_measures import MEASURES, QUICK_MEASURES, checked_measures, library, measured
+from training.evaluation_report import means, print_table, write_json, write_model_index, write_plots
 
-MEASURES = {
-    "psnr": psnr,
-    "ssim": ssim,
-    "sharpness_ratio": sharpness_ratio,
-    # Energy and correlation above a quarter cycle per pixel: the one without the other is noise, not detail.
-    "top_octave_dB": lambda prediction, target: octave_spectrum_error(prediction, target, 1)[0],
-    "top_octave_corr": lambda prediction, target: fourier_ring_correlation(prediction, target, 1)[0],
-    "artefact_index": periodic_artefact_index,
-}
+__all__ = ["FunctionDenoiser", "Setting", "evaluate", "main", "means", "sweep_settings"]
+
+PLOTTED = ("psnr", "sharpness_ratio", "octaves")
 SWEEP_STOPS = 11
 
 
 @dataclass
 class EvaluationArguments:
-    model: str = field(metadata={"help": "Hub id or folder of a model."})
-    dataset: str = field(metadata={"help": "Hub dataset id, or a folder of clean images."})
+    dataset: list[str] = field(metadata={"help": "Test sets: Hub dataset ids, folders of clean images."})
+    model: str | None = field(default=None, metadata={"help": "Hub id or folder of a model."})
+    function: str | None = field(default=None, metadata={"help": "Another denoiser instead, as module:function."})
+
+    # What is asked of it
     noise_level: list[float] = field(default_factory=lambda: [15.0, 25.0, 50.0], metadata={"help": "In 255ths."})
-    loss_weights: dict | str | None = field(default=None, metadata={"help": "JSON, by term. Default: the model's."})
-    high_frequency_emphasis: float | None = field(default=None, metadata={"help": "Default: the model's."})
     tell_noise_level: bool = field(default=False, metadata={"help": "Tell the network the level. Default: blind."})
+    preset: list[str] = field(default_factory=list, metadata={"help": f"Loss settings by name: {', '.join(PRESETS)}."})
+    loss_weights: list[str] = field(default_factory=list, metadata={"help": "JSON, by term; one for each setting."})
     sweep: str | None = field(
         default=None, metadata={"help": "A loss term: 11 stops from the fidelity corner to full weight on it."}
     )
+    high_frequency_emphasis: float | None = field(
+        default=None, metadata={"help": "In all settings. Default: the preset's or the model's."}
+    )
+
+    # The images
     dataset_split: str = field(default="test", metadata={"help": "Split of a Hub dataset."})
     image_column: str = field(default="image", metadata={"help": "Column that holds the clean images."})
-    measures: list[str] = field(default_factory=lambda: list(MEASURES), metadata={"help": "Which; SSIM takes longest."})
-    limit: int | None = field(default=None, metadata={"help": "Only so many images, the first ones."})
+    limit: int | None = field(default=None, metadata={"help": "Only so many images of each set, the first ones."})
+
+    # What is measured, and where it goes
+    measures: list[str] = field(
+        default_factory=lambda: list(QUICK_MEASURES), metadata={"help": f"all, or of {', '.join(MEASURES)}."}
+    )
     output: str | None = field(default=None, metadata={"help": "Write the per-image values to this JSON file."})
+    plots: str | None = field(
+        default=None,
+        metadata={"help": f"Draw PSNR against sharpness, and spectra, in this folder; measures {', '.join(PLOTTED)}."},
+    )
+    model_index: str | None = field(
+        default=None, metadata={"help": "Write the `model-index` of a model card, YAML, to this file."}
+    )
 
     def __post_init__(self) -> None:
-        if isinstance(self.loss_weights, str):
-            self.loss_weights = json.loads(self.loss_weights)
-        unknown = [name for name in self.measures if name not in MEASURES]
-        if unknown or not self.measures:
-            raise ValueError(f"--measures {unknown} must be among {list(MEASURES)}.")
-        if self.sweep and self.loss_weights:
-            raise ValueError(f"--sweep {self.sweep} sets the loss weights itself: leave out --loss_weights.")
+        if (self.model is None) == (self.function is None):
+            raise ValueError(f"--model {self.model} --function {self.function}: give one of the two.")
+        emphasised = self.high_frequency_emphasis is not None
+        if self.function and (self.preset or self.loss_weights or self.sweep or emphasised):
+            raise ValueError(f"--function {self.function} has no controls: leave out presets, weights and sweep.")
+        if self.sweep and (self.preset or self.loss_weights):
+            raise ValueError(
+                f"--sweep {self.sweep} sets the loss weights itself: leave out --preset and --loss_weights."
+            )
         if self.sweep and self.sweep not in TRAINABLE_TERMS[1:]:
             raise ValueError(f"--sweep {self.sweep} must name one of {list(TRAINABLE_TERMS[1:])}.")
+        if unknown := [name for name in self.preset if name not in PRESETS]:
+            raise ValueError(f"--preset {unknown} must be among {list(PRESETS)}.")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit} must be at least 1.")
+        self.measures = checked_measures(self.measures)
+        if self.plots:
+            library("matplotlib", "--plots")
+            self.measures += [name for name in PLOTTED if name not in self.measures]
 
 
 @dataclass(frozen=True)
@@ -85,92 +110,175 @@ class Setting:
 def sweep_settings(term: str, high_frequency_emphasis: float | None = None) -> list[Setting]:
     """Stops from weight 1 on `pixel` to weight 1 on the term."""
     stops = [index / (SWEEP_STOPS - 1) for index in range(SWEEP_STOPS)]
-    return [Setting(f"{term} {t:.1f}", {"pixel": 1 - t, term: t}, high_frequency_emphasis) for t in stops]
+    return [Setting(f"{term} {t:.1f}", {"pixel": round(1 - t, 6), term: t}, high_frequency_emphasis) for t in stops]
+
+
+def chosen_settings(arguments: EvaluationArguments) -> list[Setting]:
+    """The presets, then the explicit weights; the model's default where neither is given."""
+    emphasis = arguments.high_frequency_emphasis
+    if arguments.sweep:
+        return sweep_settings(arguments.sweep, emphasis)
+    settings = []
+    for name in arguments.preset:
+        preset = PRESETS[name]
+        settings.append(
+            Setting(name, dict(preset.loss_weights), preset.high_frequency_emphasis if emphasis is None else emphasis)
+        )
+    for text in arguments.loss_weights:
+        try:
+            weights = {term: float(weight) for term, weight in json.loads(text).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"--loss_weights {text} must be JSON such as '{{\"pixel\": 0.8}}'. ({error})") from error
+        settings.append(Setting(", ".join(f"{term} {w:g}" for term, w in weights.items()), weights, emphasis))
+    names = [setting.name for setting in settings]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"The settings {twice} are given more than once: leave out the repetitions.")
+    return settings or [Setting("default", None, emphasis)]
+
+
+class FunctionDenoiser:
+    """A function (image, noise level) -> image behind the calls that `evaluate` makes. It has no controls."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, function: Callable[[Tensor, float], Tensor]) -> None:
+        self.function = function
+
+    @classmethod
+    def from_name(cls, name: str) -> FunctionDenoiser:
+        """Imports `module:function`. Raises `ValueError` where there is no such function."""
+        module, _, attribute = name.partition(":")
+        try:
+            function = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"--function {name} must name an importable module:function. ({error})") from error
+        return cls(function)
+
+    def encode(self, pixel_values: Tensor, noise_level: float | None = None) -> tuple[Tensor, float | None]:
+        return pixel_values[0], noise_level
+
+    def decode(self, encoded: tuple[Tensor, float | None], loss_weights=None, high_frequency_emphasis=None) -> Tensor:
+        """-> (1, 3, H, W)."""
+        if loss_weights is not None or high_frequency_emphasis is not None:
+            raise ValueError(f"A function has no controls, got {loss_weights} and {high_frequency_emphasis}.")
+        noisy, noise_level = encoded
+        restored = torch.as_tensor(self.function(noisy, noise_level)).to(self.device)
+        if restored.shape != noisy.shape:
+            raise ValueError(f"The function returned {tuple(restored.shape)} for an image {tuple(noisy.shape)}.")
+        return restored[None]
 
 
 @torch.inference_mode()
 def evaluate(
-    model: ViTUNetForImageDenoising,
+    model: ViTUNetForImageDenoising | FunctionDenoiser,
     images: list[Tensor] | ImageStore,
     noise_level: float,
     settings: list[Setting],
     tell_noise_level: bool = False,
-    measures: Sequence[str] = tuple(MEASURES),
+    measures: Sequence[str] = QUICK_MEASURES,
 ) -> list[dict]:
     """Measures every image at every setting; each image is encoded once.
 
     Args:
-        images: (3, H, W) uint8 each.
+        images: (3, H, W) uint8 each; what an `ImageStore` cannot decode is left out.
         noise_level: in units of the [0, 1] range.
+        tell_noise_level: to the denoiser; otherwise it is blind.
+        measures: names of `MEASURES`.
 
     Returns:
         One row per image and setting: `image` (index), `setting`, and the measures by name.
     """
     rows = []
     for index in range(len(images)):
-        clean = images[index].float() / 255
+        image = images[index]
+        if image is None:
+            continue
+        clean = image.float() / 255
         noisy = indexed_gaussian_noise(clean, noise_level, index)
         device_clean = clean.to(model.device)
         encoded = model.encode(noisy[None].to(model.device), noise_level if tell_noise_level else None)
         for setting in settings:
             restored = model.decode(encoded, setting.loss_weights, setting.high_frequency_emphasis)[0].float()
-            values = {name: MEASURES[name](restored, device_clean) for name in measures}
-            rows.append({"image": index, "setting": setting.name, **values})
+            rows.append({"image": index, "setting": setting.name, **measured(measures, restored, device_clean)})
+    if not rows:
+        raise ValueError(f"None of the {len(images)} images can be decoded.")
     return rows
 
 
-def means(rows: list[dict], setting: str) -> dict[str, float]:
-    """Mean of each measure over the images at one setting, those left out for which it is not defined (NaN)."""
-    columns = {name: [row[name] for row in rows if row["setting"] == setting] for name in MEASURES if name in rows[0]}
-    defined = {name: [value for value in column if not math.isnan(value)] for name, column in columns.items()}
-    return {name: sum(column) / len(column) if column else math.nan for name, column in defined.items()}
+def load_model(name_or_path: str) -> ViTUNetForImageDenoising:
+    folder = Path(name_or_path)
+    if folder.is_dir() and not (folder / "config.json").exists():  # a default network would be loaded in silence
+        remedy = "name the folder that does" + (f", {folder / 'model'}" if (folder / "model").is_dir() else "")
+        raise ValueError(f"--model {name_or_path} holds no config.json: {remedy}.")
+    model = ViTUNetForImageDenoising.from_pretrained(name_or_path).eval()
+    if torch.cuda.is_available():
+        model = model.cuda()
+    return model.to(memory_format=torch.channels_last)
 
 
-def print_table(rows: list[dict], settings: list[Setting], noise_level: float) -> None:
-    """One line per setting; `cost` is the PSNR that it loses to the first one."""
-    table = {setting.name: means(rows, setting.name) for setting in settings}
-    first = table[settings[0].name]
-    print(f"\nnoise level {noise_level:g}/255, {len(rows) // len(settings)} images")
-    print(
-        f"{'setting':<28}"
-        + "".join(f"{name:>17}" for name in first)
-        + (f"{'cost (dB)':>11}" if "psnr" in first else "")
-    )
-    for name, values in table.items():
-        cost = f"{first['psnr'] - values['psnr']:>11.3f}" if "psnr" in first else ""
-        print(f"{name:<28}" + "".join(f"{value:>17.4f}" for value in values.values()) + cost)
-    if len(settings) > 1 and "sharpness_ratio" in first:
-        ratios = [values["sharpness_ratio"] for values in table.values()]
-        rising = all(later > earlier for earlier, later in itertools.pairwise(ratios))
-        print(f"mean sharpness ratio rises at every stop: {'yes' if rising else 'no'}")
+def named_sets(datasets: list[str]) -> dict[str, str]:
+    """Name of each test set -> where it is: folders by their last part, where that tells them apart."""
+    paths = [Path(dataset) for dataset in datasets]
+    short = [
+        path.resolve().name if path.is_dir() else path.stem if path.suffix == ".parquet" else dataset
+        for path, dataset in zip(paths, datasets, strict=True)
+    ]
+    names = [name if short.count(name) == 1 else dataset for name, dataset in zip(short, datasets, strict=True)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--dataset {' '.join(datasets)} names a set more than once: leave out the repetitions.")
+    return dict(zip(names, datasets, strict=True))
+
+
+class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Shows the commands above as they are written, and the defaults."""
 
 
 def main(argv: list[str] | None = None) -> dict:
-    (arguments,) = HfArgumentParser(EvaluationArguments, description=__doc__).parse_args_into_dataclasses(argv)
-    model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval()
-    if torch.cuda.is_available():
-        model = model.cuda()
-    model = model.to(memory_format=torch.channels_last)
-    dataset = load_images(arguments.dataset, arguments.dataset_split, arguments.image_column)
-    if arguments.limit:
-        dataset = dataset.select(range(min(arguments.limit, len(dataset))))
-    images = ImageStore(dataset, arguments.image_column, keep=False)
-    if arguments.sweep:
-        settings = sweep_settings(arguments.sweep, arguments.high_frequency_emphasis)
-    else:
-        settings = [Setting("given", arguments.loss_weights, arguments.high_frequency_emphasis)]
+    """-> the results, in the form that `training.evaluation_report` describes."""
+    parser = HfArgumentParser(EvaluationArguments, description=__doc__, formatter_class=HelpFormatter)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    settings = chosen_settings(arguments)
+    stores = {}
+    for name, dataset in named_sets(arguments.dataset).items():
+        images = load_images(dataset, arguments.dataset_split, arguments.image_column)
+        if arguments.limit:
+            images = images.select(range(min(arguments.limit, len(images))))
+        stores[name] = ImageStore(images, arguments.image_column, keep=False)
+    model = FunctionDenoiser.from_name(arguments.function) if arguments.function else load_model(arguments.model)
+    told = arguments.tell_noise_level or bool(arguments.function)
 
-    results = {}
-    for noise_level in arguments.noise_level:
-        rows = evaluate(model, images, noise_level / 255, settings, arguments.tell_noise_level, arguments.measures)
-        print_table(rows, settings, noise_level)
-        results[f"{noise_level:g}"] = rows
+    results = {
+        "model": arguments.function or arguments.model,
+        "protocol": {
+            "noise": "white Gaussian on RGB in [0, 1], float, neither clipped nor quantised, seeded by image index",
+            "noise_level_unit": "1/255",
+            "noise_level_told": told,
+            "prediction": "whole images, clipped to [0, 1], not rounded",
+            "limit": arguments.limit,
+            "sweep": arguments.sweep,
+            "settings": {
+                setting.name: {
+                    "loss_weights": setting.loss_weights,
+                    "high_frequency_emphasis": setting.high_frequency_emphasis,
+                }
+                for setting in settings
+            },
+            "measures": {name: MEASURES[name].meaning for name in arguments.measures},
+        },
+        "sets": {name: {} for name in stores},
+    }
+    for name, images in stores.items():
+        for noise_level in arguments.noise_level:
+            level = f"{noise_level:g}"
+            rows = evaluate(model, images, noise_level / 255, settings, told, arguments.measures)
+            print_table(name, level, rows, arguments.sweep)
+            results["sets"][name][level] = rows
     if arguments.output:
-        finite = {  # JSON knows no NaN
-            level: [{k: None if v != v else v for k, v in row.items()} for row in rows]
-            for level, rows in results.items()
-        }
-        Path(arguments.output).write_text(json.dumps(finite, indent=1) + "\n")
+        write_json(results, arguments.output)
+    if arguments.plots:
+        print("wrote", *write_plots(results, arguments.plots))
+    if arguments.model_index:
+        write_model_index(results, arguments.model_index)
     return results
 
 
