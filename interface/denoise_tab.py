@@ -12,6 +12,7 @@ import gradio as gr
 from torch import Tensor
 
 from interface.pictures import Pictures
+from interface.restorer import TrainedHere
 from modeling import PRESETS
 from modeling.degradations import indexed_gaussian_noise
 from modeling.image_files import read_photograph
@@ -22,6 +23,7 @@ EXAMPLE_NOISE_LEVEL = 50  # of 255
 MAX_NOISE_LEVEL = 75
 MAX_MEGAPIXELS = 16
 FIDELITY_CORNER = {"pixel": 1.0}
+AS_STARTED = "the app's own"  # name of the network that the app was started with
 NO_REFERENCE = "No reference: add noise to a clean photograph to see PSNR, SSIM and the sharpness ratio."
 
 
@@ -66,7 +68,13 @@ def scores_table(rows: Mapping[str, tuple[float, float, float]]) -> str:
 
 
 def build_denoise_tab(
-    app: gr.Blocks, restore: Restore, terms: Mapping[str, str], max_emphasis: float, examples: list[Path]
+    app: gr.Blocks,
+    restore: Restore,
+    terms: Mapping[str, str],
+    max_emphasis: float,
+    examples: list[Path],
+    trained: TrainedHere | None = None,
+    tab: gr.Tab | None = None,
 ) -> None:
     """Lays out the tab.
 
@@ -76,6 +84,8 @@ def build_denoise_tab(
         terms: label of each loss weight's slider, by term; empty for a network whose loss is fixed.
         max_emphasis: end of the emphasis slider.
         examples: clean photographs; the first is shown when the page opens.
+        trained: further networks to choose from, if there are any.
+        tab: opening it looks for them again.
     """
     pictures = Pictures()
 
@@ -100,6 +110,7 @@ def build_denoise_tab(
                 interactive=False,
                 format="png",
             )
+            chosen = gr.Dropdown([], label="Network", visible=False, elem_id="network")
             added_noise = gr.Slider(
                 0, MAX_NOISE_LEVEL, EXAMPLE_NOISE_LEVEL, step=1, label="Add noise (sigma, of 255)",
                 info="0 for a photograph that is noisy as it is.",
@@ -137,42 +148,73 @@ def build_denoise_tab(
             preset = gr.Radio(list(PRESETS), value="mse", label="Loss", visible=bool(terms), elem_id="preset")
 
     seen = gr.State(None, time_to_live=3600)  # Photograph
-    result = gr.State(None, time_to_live=3600)  # key of the photograph, restored image
-    references = gr.State(None, time_to_live=3600)  # key and noise level, rows that no loss slider changes
+    network = gr.State(AS_STARTED)  # name of the one in use
+    result = gr.State(None, time_to_live=3600)  # photograph's key and network, restored image
+    references = gr.State(
+        None, time_to_live=3600
+    )  # their key, network and noise level, rows that no loss slider changes
     controls = [*weights, emphasis, automatic, level]
 
-    def unpack(values) -> tuple[Mapping[str, float] | None, float | None, float | None]:
+    def in_use(name: str) -> tuple[Restore, bool]:
+        """The network of this name, and whether the sliders of the loss act on it."""
+        if name == AS_STARTED:
+            return restore, bool(terms)
+        found = trained.restorer(name)
+        return found, bool(terms) and found.terms == tuple(terms)
+
+    def unpack(has_sliders: bool, values) -> tuple[Mapping[str, float] | None, float | None, float | None]:
         *weight_values, emphasis_value, is_automatic, level_value = values
         noise_level = None if is_automatic else level_value / 255
-        if not terms:
+        if not has_sliders:
             return None, None, noise_level
         return dict(zip(terms, weight_values, strict=True)), emphasis_value, noise_level
 
-    def redraw(photograph: Photograph | None, *values):
+    def redraw(photograph: Photograph | None, name: str, *values):
         if photograph is None:
             return None, None
         try:
-            restored = restore(photograph.noisy, *unpack(values))
+            network_restores, has_sliders = in_use(name)
+            restored = network_restores(photograph.noisy, *unpack(has_sliders, values))
         except ValueError as error:
             raise gr.Error(str(error)) from error
         before = pictures.file(photograph.noisy, photograph.key)
-        return (before, pictures.file(restored)), (photograph.key, restored)
+        return (before, pictures.file(restored)), ((photograph.key, name), restored)
 
-    def measure(photograph: Photograph | None, restored, known, *values):
+    def measure(photograph: Photograph | None, name: str, restored, known, *values):
         if photograph is None or restored is None:
             return "", None
-        if restored[0] != photograph.key:  # a newer photograph is on its way
+        if restored[0] != (photograph.key, name):  # a newer picture is on its way
             return gr.skip(), gr.skip()
         if not photograph.noise:
             return NO_REFERENCE, None
-        noise_level = unpack(values)[2]
-        if known is None or known[0] != (photograph.key, noise_level):
-            corner = restore(photograph.noisy, *((FIDELITY_CORNER, 0.0) if terms else (None, None)), noise_level)
-            images = {"noisy": photograph.noisy, "pixel loss alone": corner}
-            rows = {name: scores(image, photograph.photo) for name, image in images.items()}
-            known = ((photograph.key, noise_level), rows)
+        network_restores, has_sliders = in_use(name)
+        noise_level = unpack(has_sliders, values)[2]
+        if known is None or known[0] != (photograph.key, name, noise_level):
+            label = "pixel loss alone"
+            if name != AS_STARTED and not has_sliders:  # one loss is all that it can: compare it with what was there
+                network_restores, has_sliders = in_use(AS_STARTED)
+                label = f"{AS_STARTED}, pixel loss"
+            setting = (FIDELITY_CORNER, 0.0) if has_sliders else (None, None)
+            images = {
+                "noisy": photograph.noisy,
+                label: network_restores(photograph.noisy, *setting, noise_level),
+            }
+            rows = {row: scores(image, photograph.photo) for row, image in images.items()}
+            known = ((photograph.key, name, noise_level), rows)
         table = scores_table({**known[1], "**your setting**": scores(restored[1], photograph.photo)})
         return table, known
+
+    def look_for_networks(name: str) -> dict:
+        names = dict.fromkeys((AS_STARTED, name, *trained.names()))  # one in use stays, though its folder be gone
+        choices = [(found if found == AS_STARTED else f"trained here, {found}", found) for found in names]
+        return gr.update(choices=choices, visible=len(choices) > 1, value=name)
+
+    def switch(name: str):
+        try:
+            has_sliders = in_use(name)[1]
+        except ValueError as error:
+            raise gr.Error(str(error)) from error
+        return [name, *[gr.update(visible=has_sliders)] * (len(weights) + 2)]
 
     def open_example(index: int) -> tuple[str, int, Photograph]:
         path = str(examples[index])
@@ -198,8 +240,12 @@ def build_denoise_tab(
 
     def redraw_then_measure(event: Callable, **options) -> None:
         """The picture first, the figures after it: the eye does not wait for them."""
-        event(redraw, [seen, *controls], [before_after, result], **quiet, **options).success(
-            measure, [seen, result, references, *controls], [measures, references], **quiet, api_visibility="private"
+        event(redraw, [seen, network, *controls], [before_after, result], **quiet, **options).success(
+            measure,
+            [seen, network, result, references, *controls],
+            [measures, references],
+            **quiet,
+            api_visibility="private",
         )
 
     private = {**quiet, "api_visibility": "private"}
@@ -211,6 +257,10 @@ def build_denoise_tab(
         added_noise.input(add_noise, [seen, added_noise], seen, **quiet, api_name="add_noise"),
         preset.input(choose, preset, [*weights, emphasis], **private),
     ]
+    if trained is not None:
+        opened_page = [app.load] + ([tab.select] if tab else [])
+        gr.on(opened_page, look_for_networks, network, chosen, **private)
+        events.append(chosen.input(switch, chosen, [network, *weights, emphasis, preset], **private))
     if examples:
         events.append(app.load(lambda: open_example(0), None, [upload, added_noise, seen], **private))
     for event in events:

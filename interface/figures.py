@@ -161,6 +161,37 @@ def curve(values: Sequence[float], title: str, axes: tuple[str, str]) -> Image.I
     return rendered(figure)
 
 
+@dataclass(frozen=True)
+class Chart:
+    """Labelled curves over one axis."""
+
+    title: str
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]  # label -> x, y
+    axes: tuple[str, str]
+    logarithmic: bool = False
+
+
+def charts(items: Sequence[Chart], points: int = 400) -> Image.Image:
+    """Charts side by side; curves are drawn with at most so many points."""
+    figure = Figure(figsize=(4.6 * len(items), 3.8), dpi=INCH)
+    for index, item in enumerate(items):
+        axis = figure.add_axes(((index + 0.13) / len(items), 0.28, 0.83 / len(items), 0.64))
+        for label, values in item.series.items():
+            stride = -(-len(values[0]) // points)
+            x, y = (np.asarray(part)[::-stride][::-1] for part in values)  # the newest is among them
+            axis.plot(x, y, linewidth=1.2, label=label, marker="." if len(x) < 20 else "")
+        if item.logarithmic and item.series:
+            axis.set_yscale("log")
+        axis.set_title(item.title, fontsize=9)
+        axis.set_xlabel(item.axes[0], fontsize=8)
+        axis.set_ylabel(item.axes[1], fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+        if item.series:
+            axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)  # hides no curve
+    return rendered(figure)
+
+
 def rendered(figure: Figure) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

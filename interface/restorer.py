@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from interface.training_run import Result
 from modeling import EncodedImage, ViTUNetForImageDenoising
+
+PIXELS_OF_TRAINED = 4_000_000  # encoded images that each network trained here may keep
 
 
 class Restorer:
@@ -20,10 +23,14 @@ class Restorer:
         model: the denoiser, in eval mode.
         cached_pixels: encoded images to keep, the most recently used ones, up to so many pixels in all (the network
             that ships takes about 300 bytes a pixel); the last one is always kept.
+        one_loss: the network was trained for its default loss alone, whatever controls it has.
     """
 
-    def __init__(self, model: ViTUNetForImageDenoising, cached_pixels: int = 16_000_000) -> None:
+    def __init__(
+        self, model: ViTUNetForImageDenoising, cached_pixels: int = 16_000_000, one_loss: bool = False
+    ) -> None:
         self.model, self.cached_pixels = model, cached_pixels
+        self.terms = () if one_loss else tuple(model.config.conditioned_terms)  # the controls that mean something
         self.encoded: OrderedDict[tuple, EncodedImage] = OrderedDict()
         self.lock = threading.Lock()  # Gradio calls from several threads
 
@@ -49,3 +56,38 @@ class Restorer:
 
     def _pixels(self) -> int:
         return sum(encoded.size[0] * encoded.size[1] for encoded in self.encoded.values())
+
+
+class TrainedHere:
+    """Networks that runs of this app have left, loaded when they are asked for.
+
+    Args:
+        results: what finished runs left, by name.
+        device: where the networks work.
+        kept: networks to keep loaded, those asked for last.
+    """
+
+    def __init__(
+        self, results: Callable[[], Mapping[str, Result]], device: torch.device | str = "cpu", kept: int = 2
+    ) -> None:
+        self.results, self.device, self.kept = results, device, kept
+        self.loaded: OrderedDict[str, Restorer] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        return list(self.results())
+
+    def restorer(self, name: str) -> Restorer:
+        """Raises `ValueError` where there is no such network any more."""
+        with self.lock:
+            if name not in self.loaded:
+                found = self.results().get(name)
+                if found is None:
+                    raise ValueError(f"The network of the run {name} is gone: choose another one.")
+                model = ViTUNetForImageDenoising.from_pretrained(found.model).eval()
+                model = model.to(self.device, memory_format=torch.channels_last)
+                self.loaded[name] = Restorer(model, PIXELS_OF_TRAINED, found.one_loss)
+            self.loaded.move_to_end(name)
+            while len(self.loaded) > self.kept:
+                self.loaded.popitem(last=False)
+            return self.loaded[name]

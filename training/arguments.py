@@ -11,6 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from modeling.degradations import Noise
+from training.hub import git_commit
 
 
 @dataclass
@@ -244,5 +245,7 @@ def write_arguments(arguments: TrainingArguments, output_dir: Path, resumed: boo
                 f"{output_dir} was started with other arguments: {details}. Use them, or another output_dir."
             )
         values = {**first, **values, "resume": False, "stop_at_step": None}
+    else:
+        values["git_commit"] = git_commit()
     output_dir.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2) + "\n")

@@ -25,6 +25,7 @@ from modeling.metrics import psnr
 from training.arguments import TrainingArguments, parse_arguments, write_arguments
 from training.batches import Data
 from training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from training.hub import check_can_publish, push_to_hub
 from training.interruption import Interruption
 from training.logs import Averages, Log
 from training.strips import save_strip
@@ -110,6 +111,8 @@ def train(arguments: TrainingArguments) -> None:
     newest = checkpoints(output_dir)[-1:]
     if newest and not arguments.resume:
         raise ValueError(f"{output_dir} holds {newest[0].name}: add --resume true, or name another output_dir.")
+    if arguments.push_to_hub:
+        check_can_publish(arguments.hub_model_id)  # now, and not at the end of a long run
     accelerator = build_accelerator(arguments)
     set_seed(arguments.seed)
     if accelerator.is_main_process:
@@ -185,7 +188,8 @@ def train(arguments: TrainingArguments) -> None:
                     bar.write(f"step {step}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items()))
                 strip_due = arguments.strip_steps and (step % arguments.strip_steps == 0 or last)
                 if data.held_out and strip_due and accelerator.is_main_process:
-                    save_strip(ema.module, *data.held_out[0], output_dir / "strips" / f"step-{step:07d}.png")
+                    path = output_dir / "strips" / f"step-{step:07d}.png"
+                    save_strip(ema.module, *data.held_out[0], path, one_loss=not arguments.sample_losses)
                 if step % arguments.checkpoint_steps == 0 or last or stopping:
                     progress = {"step": step, "averages": averages.state()}
                     save_checkpoint(accelerator, output_dir, step, ema, progress, arguments.keep_checkpoints)
@@ -198,6 +202,8 @@ def train(arguments: TrainingArguments) -> None:
             ema.module.save_pretrained(output_dir / "model")
             ViTUNetImageProcessor().save_pretrained(output_dir / "model")
             accelerator.print(f"Saved {output_dir / 'model'}")
+            if arguments.push_to_hub:
+                accelerator.print(f"Published {push_to_hub(output_dir, arguments)}")
     else:
         accelerator.print(f"Stopped after step {step}. The same command with --resume true goes on from there.")
     accelerator.end_training()
