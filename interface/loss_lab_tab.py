@@ -7,6 +7,7 @@ how far that is from the original.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,14 +58,16 @@ class Specimen:
                 continue
         return strengths
 
-    def _losses(self, name: str, strength: float, emphasis: float) -> dict[str, float]:
-        """Each loss of the distorted image."""
-        distorted = self.distorted(name, strength)
-        values = {
-            term: row.function(distorted, self.image, *([emphasis] if row.emphasised else [])).item()
+    def _losses(self, strengths: tuple[tuple[str, float], ...], emphasis: float) -> list[dict[str, float]]:
+        """Each loss of the image under each of the distortions, all in one batch."""
+        batch = torch.cat([self.distorted(name, strength) for name, strength in strengths])
+        target = self.image.expand_as(batch)
+        columns = {
+            term: row.function(batch, target, *([emphasis] if row.emphasised else [])).tolist()
             for term, row in LOSS_TERMS.items()
         }
-        return {**values, HYBRID: values["pixel"] + values["amplitude_squared"]}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return [{**row, HYBRID: row["pixel"] + row["amplitude_squared"]} for row in rows]
 
     def _measures(self, name: str, strength: float) -> dict[str, float]:
         """What the emphasis has no part in."""
@@ -134,10 +137,10 @@ def spectrum_panels(seen: Specimen, name: str, strength: float, emphasis: float)
 
 def loss_table(seen: Specimen, strengths: dict[str, float], emphasis: float) -> dict[str, dict[str, float]]:
     """Distortion -> loss or measure -> value."""
-    return {
-        name: {**seen.losses(name, strength, emphasis), **seen.measures(name, strength)}
-        for name, strength in strengths.items()
-    }
+    losses = seen.losses(tuple(strengths.items()), emphasis)
+    with ThreadPoolExecutor() as pool:  # scikit-image works on one core, and without Python's lock
+        measures = list(pool.map(seen.measures, strengths, strengths.values()))
+    return {name: {**losses[index], **measures[index]} for index, name in enumerate(strengths)}
 
 
 def table_rows(table: dict[str, dict[str, float]], relative: bool) -> list[list[str]]:
@@ -316,27 +319,37 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
         yield table_rows(table, is_relative), gr.skip()  # the chart takes as long again
         yield gr.skip(), files.file(chart(table))
 
+    def draw_distortions(current, name, g, is_relative, *settings):
+        """Figure by figure, in the order of the page: none waits for one that takes longer."""
+        yield draw_pictures(current, *settings), gr.skip(), gr.skip(), gr.skip()
+        yield gr.skip(), draw_spectra(current, name, g, *settings), gr.skip(), gr.skip()
+        for rows, picture in fill_table(current, is_relative, g, *settings):
+            yield gr.skip(), gr.skip(), rows, picture
+
     def open_file(file: dict | None) -> Specimen | None:
         return specimen(file["path"]) if file else None
 
     setting = [calibrate, common_psnr, share]
+    distortions = [seen, chosen, emphasis, relative, *setting]
     all_figures = [
-        (draw_pictures, [seen, *setting], pictures),
-        (draw_spectra, [seen, chosen, emphasis, *setting], spectra),
-        (fill_table, [seen, relative, emphasis, *setting], [numbers, relation]),
-        (draw_sharpness, [seen, window], [sharpness, ordered]),
+        (draw_distortions, distortions, [pictures, spectra, numbers, relation], setting),
+        (draw_sharpness, [seen, window], [sharpness, ordered], [window]),
+    ]
+    parts = [
+        (draw_spectra, [seen, chosen, emphasis, *setting], spectra, [chosen, emphasis]),
+        (fill_table, [seen, relative, emphasis, *setting], [numbers, relation], [relative, emphasis]),
     ]
     for event in (
         lab.select(lambda current: current or specimen(str(example)), seen, seen, **quiet),
         upload.upload(open_file, upload, seen, preprocess=False, **quiet),
     ):
-        for draw, inputs, outputs in all_figures:
+        for draw, inputs, outputs, _ in all_figures:
             event.success(draw, inputs, outputs, **quiet)
     calibrate.input(
         lambda on: (gr.update(visible=on), gr.update(visible=not on)), calibrate, [common_psnr, share], **quiet
     )
-    for draw, inputs, outputs in all_figures:
-        gr.on([control.input for control in inputs[1:]], draw, inputs, outputs, **quiet)
+    for draw, inputs, outputs, moved in all_figures + parts:
+        gr.on([control.input for control in moved], draw, inputs, outputs, **quiet)
     for tab, draw, inputs, outputs in (
         (surface_tab, draw_surfaces, [phase_weight], surfaces),
         (ring_tab, draw_rings, [thickness, kernel], [rings, ring_number]),
