@@ -150,9 +150,8 @@ def build_denoise_tab(
     seen = gr.State(None, time_to_live=3600)  # Photograph
     network = gr.State(AS_STARTED)  # name of the one in use
     result = gr.State(None, time_to_live=3600)  # photograph's key and network, restored image
-    references = gr.State(
-        None, time_to_live=3600
-    )  # their key, network and noise level, rows that no loss slider changes
+    # Photograph's key, network and noise level, and the rows of measures that no slider of the loss changes.
+    references = gr.State(None, time_to_live=3600)
     controls = [*weights, emphasis, automatic, level]
 
     def in_use(name: str) -> tuple[Restore, bool]:

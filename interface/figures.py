@@ -149,18 +149,6 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], title: st
     return rendered(figure)
 
 
-def curve(values: Sequence[float], title: str, axes: tuple[str, str]) -> Image.Image:
-    figure = Figure(figsize=(4.6, 3.2), dpi=INCH)
-    axis = figure.add_axes((0.15, 0.16, 0.81, 0.73))
-    axis.plot(np.asarray(values), linewidth=1.2)
-    axis.set_title(title, fontsize=9)
-    axis.set_xlabel(axes[0], fontsize=8)
-    axis.set_ylabel(axes[1], fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.grid(alpha=0.3)
-    return rendered(figure)
-
-
 @dataclass(frozen=True)
 class Chart:
     """Labelled curves over one axis."""
@@ -187,7 +175,7 @@ def charts(items: Sequence[Chart], points: int = 400) -> Image.Image:
         axis.set_ylabel(item.axes[1], fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
-        if item.series:
+        if len(item.series) > 1:
             axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)  # hides no curve
     return rendered(figure)
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from interface.figures import HALF_BAND, SPECTRUM_AXES, Panel, bars, curve, panels, thinned
+from interface.figures import HALF_BAND, SPECTRUM_AXES, Chart, Panel, bars, charts, panels, thinned
 from interface.pictures import Pictures
 from modeling import LOSS_TERMS
 from modeling.degradations import DISTORTIONS, calibrated_strength, distort
@@ -242,7 +242,13 @@ def sharpness_panels(seen: Specimen, window: float) -> tuple[Image.Image, Image.
         size=4.2,
     )
     ordered = scores.flatten().sort(descending=True).values
-    return picture, curve(ordered.tolist(), "Scores in descending order", ("rank of the window", "score"))
+    return picture, charts(
+        [
+            Chart(
+                "Scores in descending order", {"score": (range(len(ordered)), ordered)}, ("rank of the window", "score")
+            )
+        ]
+    )
 
 
 def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from modeling import ViTUNetConfig, ViTUNetForImageDenoising
 
@@ -35,6 +38,8 @@ TINY_HYBRID = {
     "vit_projection_sizes": (32, 32),
     "vit_config": TINY_VIT,
 }
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ASCENT = Path(__file__).parent.parent / "examples" / "ascent.png"
 
 
@@ -50,6 +55,17 @@ def randomised(model: ViTUNetForImageDenoising, seed: int = 0) -> ViTUNetForImag
             scale = 0.5 / max(parameter[0].numel(), 1) ** 0.5 if parameter.ndim > 1 else 0.1
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium for the tests that drive the page; without it they are skipped, but not in continuous integration."""
+    if not CHROMIUM and not os.environ.get("CI"):
+        pytest.skip("no Chromium: `make chromium` installs it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from app import build_app
 from interface.training_run import Training
 from modeling import ViTUNetForImageDenoising
 from tests.conftest import randomised, tiny_config
-from tests.test_browser import CHROMIUM, FLAGS, SECONDS, restored_picture
+from tests.test_browser import SECONDS, restored_picture
 
 START = 60_000  # a process, its imports, its first steps
 FINISHED, ONE_LOSS = "20260101-000000", "20260101-000001"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM and not os.environ.get("CI"):
-        pytest.skip("no Chromium: `make chromium` installs it")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,11 @@ def test_folder_errors_are_clear(tmp_path, image_folder):
     assert image.shape == (3, 30, 20) and torch.allclose(image, torch.tensor(7 / 255))
 
 
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no images"):
+        load_images(str(tmp_path))
+
+
 def test_crop_sizes_follow_their_schedule(image_folder):
     run = samples(image_folder, crop_sizes={0: 16, 8: 24, 20: 32})
     assert [run[index]["labels"].shape[-1] for index in (0, 7, 8, 19, 20, 59)] == [16, 16, 24, 24, 32, 32]

@@ -51,11 +51,7 @@ def load_images(
         source = (name_or_path, {})
     try:
         dataset = datasets.load_dataset(source[0], split=split, streaming=streaming, **source[1])
-    except (
-        FileNotFoundError,
-        datasets.exceptions.DataFilesNotFoundError,
-        datasets.data_files.EmptyDatasetError,
-    ) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # each source says it in its own way
         raise ValueError(f"{name_or_path} holds no images, or cannot be reached: {error}") from error
     columns = [image_column, *([noisy_column] if noisy_column else [])]
     known = dataset.column_names or list(next(iter(dataset), {}))
