@@ -161,9 +161,14 @@ class Chart:
 
 def charts(items: Sequence[Chart], points: int = 400) -> Image.Image:
     """Charts side by side; curves are drawn with at most so many points."""
-    figure = Figure(figsize=(4.6 * len(items), 3.8), dpi=INCH)
+    height, foot = (
+        (3.8, 1.06) if any(len(item.series) > 1 for item in items) else (3.2, 0.5)
+    )  # inches; room for legends
+    figure = Figure(figsize=(4.6 * len(items), height), dpi=INCH)
     for index, item in enumerate(items):
-        axis = figure.add_axes(((index + 0.13) / len(items), 0.28, 0.83 / len(items), 0.64))
+        axis = figure.add_axes(
+            ((index + 0.13) / len(items), foot / height, 0.83 / len(items), 1 - (foot + 0.3) / height)
+        )
         for label, values in item.series.items():
             stride = -(-len(values[0]) // points)
             x, y = (np.asarray(part)[::-stride][::-1] for part in values)  # the newest is among them
