@@ -21,8 +21,8 @@ style: install
 
 smoke: install  ## ten training steps, stopped after five and resumed
 	rm -rf runs/smoke
-	$(RUN) -m training.train training/recipes/smoke.yaml --stop_at_step 5
-	$(RUN) -m training.train training/recipes/smoke.yaml --resume true
+	$(VENV)/bin/accelerate launch -m training.train training/recipes/smoke.yaml --stop_at_step 5
+	$(VENV)/bin/accelerate launch -m training.train training/recipes/smoke.yaml --resume true
 
 install: $(VENV)/installed
 
@@ -47,7 +47,8 @@ lock:  ## rewrites requirements.txt from pyproject.toml (needs uv)
 		--python-version 3.11 --output-file requirements.txt --upgrade
 
 checkpoint-code:  ## copies the code beside the weights that ship, as save_pretrained does
-	for copy in checkpoints/*/*.py; do cp modeling/$$(basename $$copy) $$copy; done
+	$(RUN) -c 'from transformers.dynamic_module_utils import custom_object_save as save; from modeling import ViTUNetForImageDenoising; \
+		save(ViTUNetForImageDenoising, "checkpoints/vit-unet-denoiser")'
 
 chromium:  ## for the browser tests: Debian's package; needs root. Any `chromium` or `google-chrome` on the PATH will do
 	command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get update -q && apt-get install -y -q chromium; }

@@ -59,7 +59,7 @@ def _unfolded(image: Tensor) -> Tensor:
 
 
 def ours(image: Tensor) -> list[float]:
-    return sorted_sharpness_scores(image[None].float().div_(255), WINDOW)[0].tolist()
+    return sorted_sharpness_scores(image[None].short(), WINDOW)[0].div_(255).tolist()
 
 
 def main() -> None:

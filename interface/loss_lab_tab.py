@@ -22,7 +22,7 @@ from torchvision.transforms.functional import gaussian_blur
 from interface.figures import HALF_BAND, SPECTRUM_AXES, Chart, Panel, bars, charts, panels, thinned
 from interface.pictures import Pictures
 from modeling import LOSS_TERMS
-from modeling.degradations import DISTORTIONS, calibrated_strength, distort
+from modeling.degradations import DISTORTIONS, Calibration, distort
 from modeling.image_files import read_photograph
 from modeling.losses import pixel, sharpness_scores
 from modeling.metrics import sharpness_ratio, ssim
@@ -42,6 +42,7 @@ class Specimen:
 
     def __post_init__(self) -> None:
         self.distorted = lru_cache(maxsize=16)(lambda name, strength: distort(self.image, name, strength))
+        self.calibration = lru_cache(lambda name: Calibration(self.image, name))
         self.strengths = lru_cache(maxsize=64)(self._strengths)
         self.losses = lru_cache(maxsize=256)(self._losses)
         self.measures = lru_cache(maxsize=256)(self._measures)
@@ -53,7 +54,7 @@ class Specimen:
         strengths = {}
         for name in DISTORTIONS:
             try:
-                strengths[name] = calibrated_strength(self.image, name, common_psnr)
+                strengths[name] = self.calibration(name).strength(common_psnr)
             except ValueError:
                 continue
         return strengths
@@ -61,9 +62,8 @@ class Specimen:
     def _losses(self, strengths: tuple[tuple[str, float], ...], emphasis: float) -> list[dict[str, float]]:
         """Each loss of the image under each of the distortions, all in one batch."""
         batch = torch.cat([self.distorted(name, strength) for name, strength in strengths])
-        target = self.image.expand_as(batch)
-        columns = {
-            term: row.function(batch, target, *([emphasis] if row.emphasised else [])).tolist()
+        columns = {  # one target for all: what the losses ask of it is computed once
+            term: row.function(batch, self.image, *([emphasis] if row.emphasised else [])).tolist()
             for term, row in LOSS_TERMS.items()
         }
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.optimize import brentq
 from torch import Tensor
 
 
@@ -278,39 +279,46 @@ def distort(image: Tensor, name: str, strength: float, seed: int = 0) -> Tensor:
     return torch.fft.irfft2(spectrum, s=size).to(image.dtype)
 
 
-def calibrated_strength(image: Tensor, name: str, psnr: float, seed: int = 0) -> float:
-    """The smallest strength at which a distortion of the image has the PSNR given, in dB, not clipped.
+class Calibration:
+    """The strengths at which one distortion of one image has a given PSNR, unclipped.
 
-    Raises `ValueError` where the distortion cannot reach it.
+    What does not depend on the PSNR is computed once, so that a person can move it.
     """
-    row = _known_distortion(name, 0.0)
-    wanted = 10 ** (-psnr / 10)
-    if row.pattern:
-        return math.sqrt(wanted)
-    size = tuple(image.shape[-2:])
-    spectrum = torch.fft.rfft2(image.double(), norm="ortho")
-    power = spectrum.abs().square() / image.numel()
-    power[..., 1 : (size[1] + 1) // 2] *= 2  # the columns that stand for two
-    phase = row.phase(spectrum, size, seed) if row.phase else None
-    damping = row.damping(size) if row.damping else None
 
-    def error(strength: float) -> float:
-        if phase is not None:
-            return float((power * (2 - 2 * torch.cos(strength * phase))).sum())
-        return float((power * (1 - torch.exp(-(strength**2) * damping)).square()).sum())
+    STEPS = 24  # coarse strengths, closer together near 0, between which the right one is sought
 
-    steps = 24
-    low = high = 0.0
-    for step in range(1, steps + 1):  # to the first strength that is enough: beyond it the error need not grow
-        low, high = high, row.maximum * (step / steps) ** 2
-        if error(high) >= wanted:
-            break
-    else:
-        raise ValueError(f"The distortion {row.label!r} cannot bring this image down to {psnr} dB.")
-    while high - low > 1e-6 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if error(middle) < wanted else (low, middle)
-    return (low + high) / 2
+    def __init__(self, image: Tensor, name: str, seed: int = 0) -> None:
+        self.row = _known_distortion(name, 0.0)
+        if self.row.pattern:
+            return
+        size = tuple(image.shape[-2:])
+        spectrum = torch.fft.rfft2(image.double(), norm="ortho")
+        self.power = spectrum.abs().square() / image.numel()
+        self.power[..., 1 : (size[1] + 1) // 2] *= 2  # the columns that stand for two
+        self.phase = self.row.phase(spectrum, size, seed) if self.row.phase else None
+        self.damping = self.row.damping(size) if self.row.damping else None
+        self.strengths = [self.row.maximum * (step / self.STEPS) ** 2 for step in range(self.STEPS + 1)]
+        self.errors: list[float] = [0.0]  # of the first of these strengths, as far as they were asked for
+
+    def error(self, strength: float) -> float:
+        """Mean squared error, by Parseval's theorem."""
+        if self.phase is not None:
+            return float((self.power * (2 - 2 * torch.cos(strength * self.phase))).sum())
+        return float((self.power * (1 - torch.exp(-(strength**2) * self.damping)).square()).sum())
+
+    def strength(self, psnr: float) -> float:
+        """The smallest one that reaches the PSNR, in dB. Raises `ValueError` where none does."""
+        wanted = 10 ** (-psnr / 10)
+        if self.row.pattern:
+            return math.sqrt(wanted)
+        for step, high in enumerate(self.strengths[1:], 1):  # the first that is enough: beyond, it need not grow
+            if step == len(self.errors):
+                self.errors.append(self.error(high))
+            if self.errors[step] >= wanted:
+                low = self.strengths[step - 1]
+                # In the square root, which is nearly a straight line.
+                return brentq(lambda s: math.sqrt(self.error(s)) - math.sqrt(wanted), low, high, rtol=1e-6)
+        raise ValueError(f"The distortion {self.row.label!r} cannot bring this image down to {psnr} dB.")
 
 
 def _known_distortion(name: str, strength: float) -> Distortion:

@@ -21,7 +21,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageSuperResolutionOutput
 
 from .configuration_vit_unet import ViTUNetConfig
-from .losses import TRAINABLE_TERMS, WeightedCriterion, per_image_map, stack_loss_weights
+from .loss_weights import balanced_weights, per_image_map, stack_loss_weights
+from .losses import TRAINABLE_TERMS, WeightedCriterion
 from .unet import UNetDecoder, UNetEncoder, on_finest_grid, receptive_field
 from .vit_features import ViTFeatures, reflect_pad
 
@@ -126,13 +127,16 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         """Side in pixels of the square that influences an output pixel through the U-Net, given the ViT's features."""
         return receptive_field(self.config)
 
-    def encode(self, pixel_values: Tensor, noise_level: float | Tensor | None = None) -> EncodedImage:
+    def encode(
+        self, pixel_values: Tensor, noise_level: float | Tensor | None = None, vit_map: Tensor | None = None
+    ) -> EncodedImage:
         """Runs the ViT and the contracting path.
 
         Args:
             pixel_values: (B, C, H, W), float in [0, 1], any size.
             noise_level: standard deviation of the noise in units of the [0, 1] range: a number, (B,) or a map
                 (B, 1, h, w). NaN, or no level at all, means unknown.
+            vit_map: `vit_features` of the padded image, where they are known.
         """
         self._check_image(pixel_values)
         height, width = pixel_values.shape[-2:]
@@ -143,7 +147,7 @@ class ViTUNetForImageDenoising(PreTrainedModel):
             noise = on_finest_grid(noise, (height, width), padded.shape[-2:], self.config.pixel_unshuffle)
         skips, features = self.encoder(padded, noise)
         if self.vit_features is not None:
-            tokens = self.vit_features(padded)
+            tokens = self.vit_features(padded) if vit_map is None else vit_map
             features = torch.cat([features, tokens], 1) if self.config.vit_join == "concat" else features + tokens
         return EncodedImage(padded, skips, features, (height, width))
 
@@ -161,15 +165,14 @@ class ViTUNetForImageDenoising(PreTrainedModel):
                 sum 1. Default: the config's.
             high_frequency_emphasis: g >= 0, in the same forms. Default: the config's.
         """
+        controls = self.controls(encoded.pixel_values, encoded.size, loss_weights, high_frequency_emphasis)
+        return self.expand(encoded, controls)
+
+    def expand(self, encoded: EncodedImage, controls: Tensor | None) -> Tensor:
+        """`decode`, for controls that [`controls`] has prepared -> (B, C, H, W)."""
         conditions: list[Tensor | None] = [None] * len(self.config.hidden_sizes)
-        if self.condition is not None:
-            controls = self._controls(encoded, loss_weights, high_frequency_emphasis)
+        if controls is not None:
             conditions = [self.condition(level) for level in self._pyramid(controls)]
-        elif loss_weights is not None or high_frequency_emphasis is not None:
-            raise ValueError(
-                "This network was built without conditioned_terms: its loss is fixed. Leave out loss_weights and "
-                "high_frequency_emphasis, or load a conditioned network."
-            )
         output = self.decoder(encoded.skips, encoded.bottleneck, conditions)
         if self.config.residual:
             output = encoded.pixel_values - output
@@ -221,28 +224,38 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         known = {}
         if target_sharpness_scores is not None:
             known["regional_sharpness"] = {"target_scores": target_sharpness_scores}
-        if max(*weights.shape[-2:], *emphasis.shape[-2:]) == 1:
+        if weights.shape[-2:] == (1, 1):
             terms = seen = self.criterion.terms(reconstruction, labels, emphasis.flatten(), known=known)
         else:
-            weights, emphasis = _on_one_grid(weights, emphasis)
             seen = self.criterion.mapped_terms(reconstruction, labels, weights, emphasis, known=known)
             with torch.no_grad():  # what is reported does not depend on where the terms weigh
                 terms = self.criterion.terms(reconstruction, labels, emphasis.mean((1, 2, 3)), known=known)
         loss = self.criterion.combine(seen, by_name).mean()
         return loss, {name: value.detach().mean() for name, value in terms.items()}
 
-    def _controls(self, encoded: EncodedImage, loss_weights, high_frequency_emphasis) -> Tensor:
-        """(B, K + 1, h, w): the weights, which sum to 1, and the emphasis over its maximum; on the finest grid."""
-        pixels = encoded.pixel_values
+    def controls(
+        self, padded: Tensor, size: tuple[int, int], loss_weights=None, high_frequency_emphasis=None
+    ) -> Tensor | None:
+        """(B, K + 1, h, w): what the loss weighs, and the emphasis over its maximum; on the finest grid.
+
+        `padded` are the images (B, C, H', W') as [`encode`] extends them from `size`; the rest is as in [`decode`]. An
+        unconditioned network has none.
+        """
+        if self.condition is None:
+            if loss_weights is None and high_frequency_emphasis is None:
+                return None
+            raise ValueError(
+                "This network was built without conditioned_terms: its loss is fixed. Leave out loss_weights and "
+                "high_frequency_emphasis, or load a conditioned network."
+            )
         weights, emphasis = self._weights_and_emphasis(
-            loss_weights, high_frequency_emphasis, tuple(self.config.conditioned_terms), len(pixels), pixels.device
+            loss_weights, high_frequency_emphasis, tuple(self.config.conditioned_terms), len(padded), padded.device
         )
         emphasis = emphasis / (self.config.max_high_frequency_emphasis or 1.0)
         parts = [
-            on_finest_grid(part, encoded.size, pixels.shape[-2:], self.config.pixel_unshuffle)
-            for part in (weights, emphasis)
+            on_finest_grid(part, size, padded.shape[-2:], self.config.pixel_unshuffle) for part in (weights, emphasis)
         ]
-        return torch.cat(_on_one_grid(*parts), dim=1).to(pixels.dtype)
+        return torch.cat(parts, dim=1).to(padded.dtype)
 
     def _pyramid(self, controls: Tensor) -> list[Tensor]:
         """The controls on the grid of each level, finest first; without extent they are the same at all."""
@@ -254,16 +267,21 @@ class ViTUNetForImageDenoising(PreTrainedModel):
     def _weights_and_emphasis(
         self, loss_weights, high_frequency_emphasis, names: tuple[str, ...], batch_size: int, device
     ) -> tuple[Tensor, Tensor]:
+        """-> what the loss weighs (B, K, h, w), which sums to 1 over K, and the emphasis (B, 1, h, w)."""
         loss_weights = self.config.loss_weights if loss_weights is None else loss_weights
         if high_frequency_emphasis is None:
             high_frequency_emphasis = self.config.high_frequency_emphasis
+        loss_weights = {name: _without_extent(weight) for name, weight in loss_weights.items()}
         weights = stack_loss_weights(loss_weights, names, batch_size, device)
-        emphasis = torch.as_tensor(high_frequency_emphasis, dtype=torch.float32)
+        emphasis = torch.as_tensor(_without_extent(high_frequency_emphasis), dtype=torch.float32)
         emphasis = per_image_map(emphasis, batch_size, "high-frequency emphasis")
         maximum = self.config.max_high_frequency_emphasis
         if not bool(((emphasis >= 0) & (emphasis <= maximum)).all()):
             raise ValueError(f"high_frequency_emphasis must lie in [0, {maximum}], got {high_frequency_emphasis}.")
-        return weights, emphasis.to(device, non_blocking=True)
+        weights, emphasis = _on_one_grid(weights, emphasis.to(device, non_blocking=True))
+        if self.config.loss_balance == "log":
+            weights = balanced_weights(weights, emphasis, names)
+        return weights, emphasis
 
     def _noise_input(self, noise_level: float | Tensor | None, pixel_values: Tensor) -> Tensor | None:
         """(B, 2, h, w): the level and 0, or 0 and 1 where it is unknown."""
@@ -271,8 +289,8 @@ class ViTUNetForImageDenoising(PreTrainedModel):
             if noise_level is not None:
                 raise ValueError("This network was built with noise_conditioned=False: it takes no noise_level.")
             return None
-        level = torch.as_tensor(float("nan") if noise_level is None else noise_level, dtype=torch.float32)
-        level = per_image_map(level, len(pixel_values), "noise_level")
+        level = float("nan") if noise_level is None else _without_extent(noise_level)
+        level = per_image_map(torch.as_tensor(level, dtype=torch.float32), len(pixel_values), "noise_level")
         if bool((level < 0).any()) or bool(level.isinf().any()):
             raise ValueError(f"noise_level must not be negative or infinite, got {noise_level}.")
         unknown = level.isnan()
@@ -286,6 +304,13 @@ class ViTUNetForImageDenoising(PreTrainedModel):
             )
         if not pixel_values.is_floating_point():
             raise ValueError(f"pixel_values must be floats in [0, 1], got {pixel_values.dtype}: divide by the maximum.")
+
+
+def _without_extent(control: float | Tensor) -> float | Tensor:
+    """A map that is the same all over, without its extent: it must give the vector's picture to the last bit."""
+    if isinstance(control, Tensor) and control.ndim == 4 and bool((control == control[..., :1, :1]).all()):
+        return control[..., :1, :1]
+    return control
 
 
 def _on_one_grid(*controls: Tensor) -> list[Tensor]:

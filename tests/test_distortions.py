@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from modeling.degradations import DISTORTIONS, calibrated_strength, distort
+from modeling.degradations import DISTORTIONS, Calibration, distort
 from modeling.losses import amplitude, pixel
 
 
@@ -24,7 +24,7 @@ def test_strength_zero_changes_nothing(name, shape):
 
 @pytest.mark.parametrize("name", DISTORTIONS)
 def test_calibration_reaches_the_psnr_of_the_second_post(name, ascent):
-    strength = calibrated_strength(ascent, name, 22.65)
+    strength = Calibration(ascent, name).strength(22.65)
     assert 0 < strength <= DISTORTIONS[name].maximum
     assert decibels(ascent, distort(ascent, name, strength)) == pytest.approx(22.65, abs=1e-3)
 
@@ -33,8 +33,8 @@ def test_the_second_posts_shift_and_blur(ascent):
     assert torch.equal(
         distort(ascent, "shift", 1.0).round(decimals=9), ascent.roll((-1, -1), (-2, -1)).round(decimals=9)
     )
-    assert calibrated_strength(ascent, "shift", 22.651) == pytest.approx(1.0, abs=1e-3)
-    assert calibrated_strength(ascent, "blur", 22.651) == pytest.approx(2.3927, abs=1e-3)
+    assert Calibration(ascent, "shift").strength(22.651) == pytest.approx(1.0, abs=1e-3)
+    assert Calibration(ascent, "blur").strength(22.651) == pytest.approx(2.3927, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["shift", "scrambled_phase", "zeroed_phase"])
@@ -58,4 +58,4 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="strength"):
         distort(image, "blur", -1.0)
     with pytest.raises(ValueError, match="cannot bring"):
-        calibrated_strength(torch.full((1, 1, 16, 16), 0.5), "blur", 20.0)
+        Calibration(torch.full((1, 1, 16, 16), 0.5), "blur").strength(20.0)

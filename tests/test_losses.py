@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.functional import gaussian_blur
 
-from modeling import LOSS_TERMS, PRESETS, TRAINABLE_TERMS, ViTUNetConfig
-from modeling.losses import WeightedCriterion, sharpness_scores, stack_loss_weights
+from modeling import LOSS_TERMS, TRAINABLE_TERMS, ViTUNetConfig
+from modeling.losses import WeightedCriterion, sharpness_scores
 from modeling.spectra import emphasis_map
 from modeling.wavelets import WAVELET_FILTERS, wavelet_bands
 
@@ -333,36 +333,7 @@ def test_wavelet_keeps_energy(wavelet):
     assert sum(energies) == pytest.approx(image.square().sum().item(), rel=1e-9)  # 2^5 = 32: only the mean is left
 
 
-# --- weights and criterion -------------------------------------------------------------------------------------------
-
-
-def test_weights_are_normalised_and_absent_terms_weigh_nothing():
-    weights = stack_loss_weights({"wavelet": 2.0, "pixel": torch.tensor([2.0, 6.0])}, TRAINABLE_TERMS, 2, "cpu")
-    assert weights.shape == (2, len(TRAINABLE_TERMS), 1, 1)
-    assert weights[:, 0, 0, 0].tolist() == [0.5, 0.75]
-    assert weights.sum(1).flatten().tolist() == [1.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ({"pixel": 0.0}, "sum to 0"),
-        ({}, "sum to 0"),
-        ({"pixel": float("nan")}, "finite"),
-        ({"pixel": 1.0, "wavelet": -0.1}, "not negative"),
-        ({"pixels": 1.0}, "Unknown loss terms \\['pixels'\\]"),
-        ({"pixel": torch.ones(3)}, "must be a number"),
-        ({"pixel": torch.ones(2, 1, 4, 4), "wavelet": torch.ones(2, 1, 3, 3)}, "map of"),
-    ],
-)
-def test_bad_weights_are_refused(weights, message):
-    with pytest.raises(ValueError, match=message):
-        stack_loss_weights(weights, TRAINABLE_TERMS, 2, "cpu")
-
-
-def test_presets_name_known_terms():
-    for preset in PRESETS.values():
-        stack_loss_weights(preset.loss_weights, TRAINABLE_TERMS, 1, "cpu")
+# --- the criterion --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("balance", ["sum", "log"])

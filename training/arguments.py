@@ -75,9 +75,10 @@ class TrainingArguments:
     max_steps: int = field(default=1000, metadata={"help": "Optimiser steps of the whole run."})
     batch_size: int = field(default=8, metadata={"help": "Images per process and step."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches per optimiser step."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
+    optimizer: str = field(default="adamw", metadata={"help": "adamw, or muon (for the matrices; adamw for the rest)."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
     warmup_steps: int = field(default=200, metadata={"help": "Steps of linear warm-up; a cosine to 0 follows."})
-    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW's weight decay."})
+    weight_decay: float = field(default=1e-4, metadata={"help": "Decoupled weight decay."})
     max_grad_norm: float = field(
         default=1.0,
         metadata={
@@ -113,7 +114,11 @@ class TrainingArguments:
     hub_private: bool = field(default=False, metadata={"help": "Publish it for yourself alone."})
 
     def __post_init__(self) -> None:
-        choices = {"preset": ("small", "hybrid_vit_base"), "mixed_precision": ("no", "bf16", "fp16")}
+        choices = {
+            "preset": ("small", "hybrid_vit_base"),
+            "mixed_precision": ("no", "bf16", "fp16"),
+            "optimizer": ("adamw", "muon"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {list(allowed)}.")

@@ -28,6 +28,7 @@ from training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from training.hub import check_can_publish, push_to_hub
 from training.interruption import Interruption
 from training.logs import Averages, Log
+from training.optimizers import build_optimizer
 from training.strips import save_strip
 
 VALIDATION_NOISE_LEVELS = (15, 25, 50)  # of 255
@@ -51,6 +52,11 @@ def learning_rate(step: int, arguments: TrainingArguments) -> float:
         return arguments.learning_rate * (step + 1) / arguments.warmup_steps
     progress = (step - arguments.warmup_steps) / max(arguments.max_steps - arguments.warmup_steps, 1)
     return arguments.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def ema_decay(step: int, arguments: TrainingArguments) -> float:
+    """Rises to its final value, so that the average of a short run, or of an early step, forgets how it began."""
+    return min(arguments.ema_decay, (1 + step) / (10 + step))
 
 
 def training_step(model, batch: dict[str, Tensor], config: ViTUNetConfig, channels_last: bool):
@@ -124,17 +130,11 @@ def train(arguments: TrainingArguments) -> None:
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.train()
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(arguments.ema_decay), use_buffers=True)
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay(0, arguments)), use_buffers=True)
     ema.to(accelerator.device)
     if arguments.compile:
         model.compile()
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=arguments.learning_rate,
-        weight_decay=arguments.weight_decay,
-        betas=(0.9, 0.99),
-        fused=True,
-    )
+    optimizer = build_optimizer(arguments.optimizer, model, arguments.learning_rate, arguments.weight_decay)
     model, optimizer = accelerator.prepare(model, optimizer)
 
     step, averages = 0, Averages()
@@ -166,6 +166,7 @@ def train(arguments: TrainingArguments) -> None:
 
             step += 1
             if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflow
+                ema.multi_avg_fn = get_ema_multi_avg_fn(ema_decay(step, arguments))
                 ema.update_parameters(accelerator.unwrap_model(model))
             bar.update()
             last = step == arguments.max_steps

@@ -37,7 +37,8 @@ class ViTUNetConfig(PreTrainedConfig):
             the last, at the bottleneck's resolution, may be 0.
         bottleneck_blocks: blocks after the ViT's features have joined (at least 1).
         decoder_blocks: blocks per level of the expanding path, finest first, one entry fewer (at least 1 each).
-        block_type: `"residual"` (x + conv ReLU conv) or `"double_conv"` (conv ReLU conv ReLU), 3x3 convolutions.
+        block_type: `"residual"` (x + conv ReLU conv) or `"double_conv"` (conv ReLU conv ReLU), 3x3 convolutions; or
+            `"gated"` (NAFNet's: a depthwise convolution, gates, and the rest on each pixel).
         downsampling: `"conv"` (2x2, stride 2) or `"max_pool"` (2x2).
         skip_connection: `"add"` or `"concat"`.
         pixel_unshuffle: side in pixels of the blocks that become channels before the first convolution (1 = none).
@@ -73,7 +74,7 @@ class ViTUNetConfig(PreTrainedConfig):
     encoder_blocks: list[int] | tuple[int, ...] = (2, 2, 2)
     bottleneck_blocks: int = 2
     decoder_blocks: list[int] | tuple[int, ...] = (2, 2)
-    block_type: Literal["residual", "double_conv"] = "residual"
+    block_type: Literal["residual", "gated", "double_conv"] = "residual"
     downsampling: Literal["conv", "max_pool"] = "conv"
     skip_connection: Literal["add", "concat"] = "add"
     pixel_unshuffle: int = 2

@@ -58,7 +58,43 @@ class ConvBlock(nn.Module):
         return hidden + (features if self.shortcut is None else self.shortcut(features))
 
 
-def _stage(in_channels: int, out_channels: int, depth: int, residual: bool, condition_size: int = 0) -> nn.ModuleList:
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation of each pixel over its channels: nothing is mixed over space."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class GatedBlock(nn.Module):
+    """NAFNet's block (Chen et al. 2022, figure 3c) without its attention over channels, which pools the whole image.
+
+    A depthwise 3x3 convolution and a network on each pixel, either normalised before, gated (one half of the channels
+    times the other), and added. With a `condition_size` the first gate's output is modulated.
+    """
+
+    def __init__(self, channels: int, condition_size: int = 0) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = ChannelNorm(channels), ChannelNorm(channels)
+        self.expand1, self.expand2 = nn.Conv2d(channels, 2 * channels, 1), nn.Conv2d(channels, 2 * channels, 1)
+        self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.modulation = FeatureModulation(condition_size, channels) if condition_size else None
+        self.reduce1, self.reduce2 = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
+        self.reduce1.init_gain = self.reduce2.init_gain = 0.1
+
+    def forward(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
+        half, other = self.depthwise(self.expand1(self.norm1(features))).chunk(2, dim=1)
+        hidden = half * other
+        if self.modulation is not None:
+            hidden = self.modulation(hidden, condition)
+        features = features + self.reduce1(hidden)
+        half, other = self.expand2(self.norm2(features)).chunk(2, dim=1)
+        return features + self.reduce2(half * other)
+
+
+def _stage(in_channels: int, out_channels: int, depth: int, kind: str, condition_size: int = 0) -> nn.ModuleList:
+    if kind == "gated":
+        return nn.ModuleList(GatedBlock(out_channels, condition_size) for _ in range(depth))
+    residual = kind == "residual"
     sizes = [in_channels] + [out_channels] * depth
     return nn.ModuleList(ConvBlock(sizes[index], sizes[index + 1], residual, condition_size) for index in range(depth))
 
@@ -69,7 +105,7 @@ class UNetEncoder(nn.Module):
     def __init__(self, config) -> None:
         super().__init__()
         sizes, unshuffle = config.hidden_sizes, config.pixel_unshuffle
-        residual = config.block_type == "residual"
+        kind, residual = config.block_type, config.block_type != "double_conv"
         in_channels = config.num_channels * unshuffle**2
         self.unshuffle = nn.PixelUnshuffle(unshuffle)
         # Residual blocks keep the width of their input, so a convolution lifts the pixels first. The double convolution
@@ -82,7 +118,7 @@ class UNetEncoder(nn.Module):
         self.stages, self.downsamples = nn.ModuleList(), nn.ModuleList()
         for level, depth in enumerate(config.encoder_blocks):
             if depth:
-                self.stages.append(_stage(channels, sizes[level], depth, residual))
+                self.stages.append(_stage(channels, sizes[level], depth, kind))
                 channels = sizes[level]
             else:
                 self.stages.append(nn.ModuleList())
@@ -115,15 +151,15 @@ class UNetDecoder(nn.Module):
     def __init__(self, config, in_channels: int) -> None:
         super().__init__()
         sizes = config.hidden_sizes
-        residual = config.block_type == "residual"
+        kind = config.block_type
         condition_size = config.condition_size if config.conditioned_terms else 0
         self.concat = config.skip_connection == "concat"
-        self.bottleneck = _stage(in_channels, sizes[-1], config.bottleneck_blocks, residual, condition_size)
+        self.bottleneck = _stage(in_channels, sizes[-1], config.bottleneck_blocks, kind, condition_size)
         self.upsamples, self.stages = nn.ModuleList(), nn.ModuleList()  # finest level first, like `hidden_sizes`
         for level, depth in enumerate(config.decoder_blocks):
             self.upsamples.append(nn.ConvTranspose2d(sizes[level + 1], sizes[level], 2, stride=2))
             channels = 2 * sizes[level] if self.concat else sizes[level]
-            self.stages.append(_stage(channels, sizes[level], depth, residual, condition_size))
+            self.stages.append(_stage(channels, sizes[level], depth, kind, condition_size))
         out_channels = config.num_channels * config.pixel_unshuffle**2
         # The posts end in a 1x1 convolution; behind a pixel unshuffle a 3x3 one sees its neighbours.
         self.output = nn.Conv2d(sizes[0], out_channels, 1 if config.pixel_unshuffle == 1 else 3, padding="same")
@@ -166,9 +202,10 @@ def receptive_field(config) -> int:
     """
     unshuffle, levels = config.pixel_unshuffle, len(config.hidden_sizes)
     grids = [unshuffle * 2**level for level in range(levels)]
-    convolutions = [2 * depth for depth in config.encoder_blocks]
+    each = 1 if config.block_type == "gated" else 2
+    convolutions = [each * depth for depth in config.encoder_blocks]
     for level, depth in enumerate(config.decoder_blocks):
-        convolutions[level] += 2 * depth
-    convolutions[-1] += 2 * config.bottleneck_blocks
-    convolutions[0] += (config.block_type == "residual") + (unshuffle > 1)  # stem, output
+        convolutions[level] += each * depth
+    convolutions[-1] += each * config.bottleneck_blocks
+    convolutions[0] += (config.block_type != "double_conv") + (unshuffle > 1)  # stem, output
     return 1 + 2 * (config.stride - 1) + sum(2 * grid * count for grid, count in zip(grids, convolutions, strict=True))

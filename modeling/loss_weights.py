@@ -1,0 +1,80 @@
+"""Weights of the losses as people give them -> what the loss of each image, and the network, take.
+
+Letters in shapes: B images, K loss terms, h x w a map of controls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .losses import LOSS_TERMS
+
+# Mean of the emphasis map's d over the spectrum of a large square image: (sqrt(2) + asinh(1)) / (3 sqrt(2)).
+MEAN_DISTANCE = (math.sqrt(2) + math.asinh(1)) / (3 * math.sqrt(2))
+
+
+def stack_loss_weights(
+    loss_weights: Mapping[str, float | Tensor], names: tuple[str, ...], batch_size: int, device: torch.device | str
+) -> Tensor:
+    """Weights by name -> (B, K, h, w) in the order of `names`, summing to 1 over K. Absent terms weigh 0.
+
+    A value is a number, a tensor (B,) or a map (B, 1, h, w); without maps h = w = 1. What lies on the CPU is checked
+    there: asking a busy accelerator for an answer would make every step wait for the one before.
+    """
+    unknown = sorted(set(loss_weights) - set(names))
+    if unknown:
+        raise ValueError(f"Unknown loss terms {unknown}: this network knows {list(names)}.")
+    values = [torch.as_tensor(loss_weights.get(name, 0.0), dtype=torch.float32) for name in names]
+    home = next((value.device for value in values if value.device.type != "cpu"), torch.device("cpu"))
+    columns = [
+        per_image_map(value.to(home), batch_size, f"loss weight {name!r}")
+        for name, value in zip(names, values, strict=True)
+    ]
+    height = max(column.shape[-2] for column in columns)
+    width = max(column.shape[-1] for column in columns)
+    for name, column in zip(names, columns, strict=True):
+        if column.shape[-2:] not in {(1, 1), (height, width)}:
+            raise ValueError(f"The map of {name!r} is {tuple(column.shape[-2:])}, another is {(height, width)}.")
+    stacked = torch.cat([column.expand(-1, -1, height, width) for column in columns], dim=1)
+    total = stacked.sum(1, keepdim=True)
+    if not bool(torch.isfinite(stacked).all()) or bool((stacked < 0).any()):
+        raise ValueError(f"Loss weights must be finite and not negative, got {_described(loss_weights)}.")
+    if bool((total <= 0).any()):
+        raise ValueError(f"Loss weights sum to 0: give at least one of {list(names)} a positive weight.")
+    return (stacked / total).to(device, non_blocking=True)
+
+
+def balanced_weights(weights: Tensor, high_frequency_emphasis: Tensor, names: tuple[str, ...]) -> Tensor:
+    """What each logarithm of the "log" balance weighs: (B, K, h, w) and emphasis (B, 1, h, w) -> (B, K, h, w), sum 1.
+
+    A weight over the term's `strength`; and times the mean of 1 + g d for an emphasised term. A logarithm takes that
+    mean out again, so without it an emphasis on high frequencies would be paid for by the low ones.
+    """
+    terms = [LOSS_TERMS[name] for name in names]
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values)[:, None, None].to(weights)
+
+    emphasised = column([MEAN_DISTANCE * term.emphasised for term in terms])
+    balanced = weights / column([term.strength for term in terms]) * (1 + high_frequency_emphasis * emphasised)
+    return balanced / balanced.sum(1, keepdim=True)
+
+
+def per_image_map(value: Tensor, batch_size: int, what: str) -> Tensor:
+    """A number, (B,) or (B, 1, h, w) -> (B, 1, h, w)."""
+    if value.ndim == 4 and value.shape[1] == 1 and value.shape[0] in (1, batch_size):
+        return value.expand(batch_size, -1, -1, -1)
+    if value.ndim == 0 or value.shape in {(1,), (batch_size,)}:
+        return value.reshape(-1, 1, 1, 1).expand(batch_size, -1, -1, -1)
+    raise ValueError(
+        f"The {what} must be a number, a tensor ({batch_size},) or a map ({batch_size}, 1, h, w), "
+        f"got shape {tuple(value.shape)}."
+    )
+
+
+def _described(loss_weights: Mapping[str, float | Tensor]) -> dict:
+    return {k: tuple(v.shape) if isinstance(v, Tensor) and v.ndim else float(v) for k, v in loss_weights.items()}

@@ -1,0 +1,62 @@
+"""Weights of the losses: forms, refusals, and the balance that makes sliders even."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modeling import LOSS_TERMS, PRESETS, TRAINABLE_TERMS
+from modeling.loss_weights import MEAN_DISTANCE, balanced_weights, stack_loss_weights
+from modeling.spectra import emphasis_map
+
+
+def test_weights_are_normalised_and_absent_terms_weigh_nothing():
+    weights = stack_loss_weights({"wavelet": 2.0, "pixel": torch.tensor([2.0, 6.0])}, TRAINABLE_TERMS, 2, "cpu")
+    assert weights.shape == (2, len(TRAINABLE_TERMS), 1, 1)
+    assert weights[:, 0, 0, 0].tolist() == [0.5, 0.75]
+    assert weights.sum(1).flatten().tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"pixel": 0.0}, "sum to 0"),
+        ({}, "sum to 0"),
+        ({"pixel": float("nan")}, "finite"),
+        ({"pixel": 1.0, "wavelet": -0.1}, "not negative"),
+        ({"pixels": 1.0}, "Unknown loss terms \\['pixels'\\]"),
+        ({"pixel": torch.ones(3)}, "must be a number"),
+        ({"pixel": torch.ones(2, 1, 4, 4), "wavelet": torch.ones(2, 1, 3, 3)}, "map of"),
+    ],
+)
+def test_bad_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        stack_loss_weights(weights, TRAINABLE_TERMS, 2, "cpu")
+
+
+def test_presets_name_known_terms():
+    for preset in PRESETS.values():
+        stack_loss_weights(preset.loss_weights, TRAINABLE_TERMS, 1, "cpu")
+
+
+def balanced(weights: dict, emphasis: float = 0.0) -> dict[str, float]:
+    stacked = stack_loss_weights(weights, TRAINABLE_TERMS, 1, "cpu")
+    values = balanced_weights(stacked, torch.full((1, 1, 1, 1), emphasis), TRAINABLE_TERMS)
+    return dict(zip(TRAINABLE_TERMS, values.flatten().tolist(), strict=True))
+
+
+def test_a_strong_term_weighs_less():
+    half = balanced({"pixel": 0.5, "regional_sharpness": 0.5})
+    assert half["regional_sharpness"] / half["pixel"] == pytest.approx(1 / LOSS_TERMS["regional_sharpness"].strength)
+    assert sum(half.values()) == pytest.approx(1.0)
+    assert balanced({"regional_sharpness": 1.0})["regional_sharpness"] == 1.0
+
+
+def test_emphasis_adds_to_emphasised_terms_alone():
+    weights = {"pixel": 0.5, "amplitude": 0.25, "wavelet": 0.25}
+    plain, emphasised = balanced(weights), balanced(weights, 2.0)
+    assert emphasised["amplitude"] / emphasised["pixel"] == pytest.approx(
+        plain["amplitude"] / plain["pixel"] * (1 + 2 * MEAN_DISTANCE)
+    )
+    assert emphasised["wavelet"] / emphasised["pixel"] == pytest.approx(1 / 2)
+    assert emphasis_map(512, 512, 1.0).mean().item() - 1 == pytest.approx(MEAN_DISTANCE, abs=1e-3)

@@ -1,0 +1,101 @@
+"""Muon for convolutions and linear layers, AdamW for everything else, as one optimiser.
+
+Muon (K. Jordan et al. 2024) replaces the momentum of a weight matrix by the nearest matrix whose singular values are
+all about 1: every direction of the matrix learns at the same speed. A convolution is the matrix (C_out, C_in k k). The
+scale of Liu et al. 2025 ("Muon is scalable for LLM training", equation 4) gives its steps the length of AdamW's, so
+that one learning rate and one weight decay serve both.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+# Coefficients of the quintic Newton-Schulz iteration (Jordan 2024): singular values end between 0.7 and 1.2.
+QUINTIC = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+NARROW = 12  # the image's own channels, unshuffled: the first layer's and the last layer's side
+LENGTH_OF_ADAMW = 0.2  # root mean square of an AdamW step over its learning rate
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """(N, m, n) -> the same, with singular values near 1, by Newton-Schulz iteration.
+
+    The iteration multiplies X by a polynomial of X X^T each time. All of these commute, so they are gathered in a small
+    square matrix, and the long one is multiplied twice only: for a convolution a third of the arithmetic.
+    """
+    a, b, c = QUINTIC
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if wide else matrices.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    gram = x @ x.mT
+    identity = torch.eye(gram.shape[-1], device=x.device, dtype=x.dtype)
+    product = identity.expand_as(gram)
+    for _ in range(ITERATIONS):
+        polynomial = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    x = product @ x
+    return x if wide else x.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for the matrices of a model, save those of its narrowest layers; AdamW for the rest.
+
+    Args:
+        model: its weights of two and more dimensions go to Muon, but for those with at most `NARROW` rows or columns.
+        lr, weight_decay: of both.
+        betas: of AdamW.
+        momentum: of Muon, with Nesterov's look ahead.
+    """
+
+    def __init__(
+        self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], momentum: float = 0.95
+    ) -> None:
+        matrices, rest = [], []
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                wide = parameter.ndim >= 2 and min(parameter.flatten(1).shape) > NARROW
+                (matrices if wide else rest).append(parameter)
+        self.adamw = torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
+        groups = [{**group, "muon": False} for group in self.adamw.param_groups] + [{"params": matrices, "muon": True}]
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        # One state and one list of groups: whoever saves, loads or changes the learning rate sees a single optimiser.
+        self.adamw.state = self.state
+        self.adamw.param_groups = [group for group in self.param_groups if not group["muon"]]
+        loss = self.adamw.step(closure)
+        for group in self.param_groups:
+            if group["muon"]:
+                self._muon_step(group)
+        return loss
+
+    def _muon_step(self, group: dict) -> None:
+        # Matrices of one shape are orthogonalised together: small products in a batch cost less than one by one.
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
+            momentum.lerp_(parameter.grad, 1 - group["momentum"])
+            ahead = parameter.grad.lerp(momentum, group["momentum"]).flatten(1)
+            by_shape[ahead.shape].append((parameter, ahead))
+        for shape, pairs in by_shape.items():
+            steps = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
+            length = group["lr"] * LENGTH_OF_ADAMW * max(shape) ** 0.5
+            for (parameter, _), step in zip(pairs, steps, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(step.view(parameter.shape), alpha=-length)
+
+
+def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """`adamw` or `muon`, over the parameters of the model that are trained."""
+    betas = (0.9, 0.99)
+    if name == "muon":
+        return Muon(model, lr, weight_decay, betas)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=betas, fused=True)
