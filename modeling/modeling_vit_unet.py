@@ -206,15 +206,21 @@ class ViTUNetForImageDenoising(PreTrainedModel):
 
         loss, loss_terms = None, None
         if labels is not None:
-            loss, loss_terms = self._loss(
+            loss, loss_terms = self.weighted_loss(
                 reconstruction, labels, loss_weights, high_frequency_emphasis, target_sharpness_scores
             )
         output = ImageDenoisingOutput(loss=loss, reconstruction=reconstruction, loss_terms=loss_terms)
         return output.to_tuple() if return_dict is False else output
 
-    def _loss(
-        self, reconstruction, labels, loss_weights, high_frequency_emphasis, target_sharpness_scores
+    def weighted_loss(
+        self,
+        reconstruction: Tensor,
+        labels: Tensor,
+        loss_weights: Mapping[str, float | Tensor] | None = None,
+        high_frequency_emphasis: float | Tensor | None = None,
+        target_sharpness_scores: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """-> the balanced, weighted loss and the raw terms by name, all averaged over the batch. See [`forward`]."""
         if labels.shape != reconstruction.shape:
             raise ValueError(f"labels {tuple(labels.shape)} must have the images' shape {tuple(reconstruction.shape)}.")
         weights, emphasis = self._weights_and_emphasis(

@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState
 
 from training.arguments import TrainingArguments, parse_arguments
 from training.batches import Data
+from training.optimizers import build_optimizer
 from training.train import build_accelerator, build_model, train, training_step
 
 ROUNDS, STEPS = 3, 40
@@ -32,7 +33,7 @@ def bare_images_per_second(arguments: TrainingArguments) -> float:
         model = model.to(memory_format=torch.channels_last)
     if arguments.compile:
         model.compile()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    optimizer = build_optimizer(arguments.optimizer, model, arguments.learning_rate, arguments.weight_decay)
     batch = next(iter(Data(arguments, model.config, arguments.batch_size).batches(accelerator, 0)))
     model, optimizer = accelerator.prepare(model, optimizer)
     config = accelerator.unwrap_model(model).config

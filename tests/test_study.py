@@ -1,0 +1,60 @@
+"""Studies: variants are trained once, go on after a stop, and end in a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modeling import ViTUNetForImageDenoising
+from training.study import Study, gigamacs, main
+
+TINY = {"hidden_sizes": [4, 8], "encoder_blocks": [1, 1], "decoder_blocks": [1], "bottleneck_blocks": 1}
+TINY |= {"use_vit": False}
+ARGUMENTS = {"max_steps": 2, "validation_steps": 2, "checkpoint_steps": 1, "log_with": "none", "crop_size": 32}
+VARIANTS = {"plain": None, "gated": {"model_config": {**TINY, "block_type": "gated"}}}
+
+
+def write(folder: Path, **changes) -> Path:
+    content = {"recipe": "training/recipes/smoke.yaml", "output_dir": str(folder / "runs"), "variants": VARIANTS}
+    content["arguments"] = {**ARGUMENTS, "model_config": TINY}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**content, **changes}, sort_keys=False))
+    return path
+
+
+def test_a_study_ends_in_a_table(tmp_path, image_folder, capsys):
+    path = write(tmp_path)
+    study = Study.read(path)
+    half = Study(study.recipe, study.output_dir, {**study.arguments, "stop_at_step": 1}, study.variants)
+    half.train("plain", str(image_folder))
+    assert not (study.folder("plain") / "model").exists()
+    main([str(path), "--dataset", str(image_folder)])  # goes on with one, begins the other
+    header, *rows = capsys.readouterr().out.strip().splitlines()
+    assert "dB at 50" in header and [row.split()[0] for row in rows] == list(VARIANTS)
+    before = (study.folder("gated") / "model" / "model.safetensors").stat().st_mtime_ns
+    main([str(path), "--dataset", str(image_folder), "--only", "gated"])
+    assert (study.folder("gated") / "model" / "model.safetensors").stat().st_mtime_ns == before
+    model = ViTUNetForImageDenoising.from_pretrained(study.folder("gated") / "model")
+    assert model.config.block_type == "gated"
+    assert f"{gigamacs(model):.2f}" in capsys.readouterr().out
+    lines = (study.folder("plain") / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"variant": {}}, "unknown fields \\['variant'\\]"), ({"variants": {"a/b": {}}}, "names of folders")],
+)
+def test_a_study_that_makes_no_sense_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        Study.read(write(tmp_path, **changes))
+
+
+def test_what_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="There is no study"):
+        Study.read(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match="the study has"):
+        main([str(write(tmp_path)), "--dataset", "x", "--only", "none"])

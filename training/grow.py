@@ -1,0 +1,94 @@
+"""Makes a trained network wider and deeper without changing what it computes, so that it can be trained on.
+
+    python -m training.grow --model checkpoints/vit-unet-denoiser --output_dir runs/grown \\
+        --model_config '{"hidden_sizes": [48, 96, 160], "vit_projection_sizes": [160]}'
+    accelerate launch -m training.train training/recipes/denoiser_small.yaml --model runs/grown --dataset FOLDER
+
+After Net2Net (Chen et al. 2016). Old channels keep their weights and take nothing from new ones; new channels see
+everything from the start, and are heard as soon as training lets them. New residual blocks begin as the identity. The
+ViT stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+from torch import Tensor, nn
+
+from modeling import ViTUNetConfig, ViTUNetForImageDenoising, ViTUNetImageProcessor
+from modeling.unet import ConvBlock, FeatureModulation, GatedBlock
+
+
+def grown(model: ViTUNetForImageDenoising, **changes) -> ViTUNetForImageDenoising:
+    """The same function with other fields of the config: sizes and numbers of blocks, none of them smaller.
+
+    Raises `ValueError` where the larger network cannot hold the smaller one.
+    """
+    settings = model.config.to_dict()
+    settings.pop("model_type")
+    wider = tuple(changes.get("hidden_sizes", model.config.hidden_sizes)) != tuple(model.config.hidden_sizes)
+    if wider and (model.config.skip_connection == "concat" or model.config.block_type == "gated"):
+        raise ValueError(
+            "hidden_sizes cannot grow where features are joined by concatenation or normalised over channels "
+            f"(skip_connection={model.config.skip_connection!r}, block_type={model.config.block_type!r})."
+        )
+    larger = ViTUNetForImageDenoising(ViTUNetConfig(**{**settings, **changes})).eval()
+    small, large = dict(model.named_modules()), dict(larger.named_modules())
+    if missing := [name for name, module in small.items() if type(module) is not type(large.get(name))]:
+        raise ValueError(f"{changes} leave no place for {missing[:3]}: only sizes and numbers of blocks can grow.")
+    halves = {id(module.projection) for module in large.values() if isinstance(module, FeatureModulation)}
+    for name, layer in large.items():
+        if name not in small and isinstance(layer, ConvBlock | GatedBlock):
+            _silence(layer)
+        elif name in small:
+            pairs = zip(small[name].named_parameters(recurse=False), layer.parameters(recurse=False), strict=True)
+            for (key, old), new in pairs:
+                if any(before > after for before, after in zip(old.shape, new.shape, strict=True)):
+                    raise ValueError(f"{name}.{key} would shrink from {tuple(old.shape)} to {tuple(new.shape)}.")
+                # A modulation's outputs are scales and shifts, one half each.
+                parts = 2 if id(layer) in halves else 1
+                transposed = isinstance(layer, nn.ConvTranspose2d) and key == "weight"  # (C_in, C_out, k, k)
+                for source, target in zip(old.chunk(parts), new.chunk(parts), strict=True):
+                    _place(source, target, transposed)
+    return larger
+
+
+@torch.no_grad()
+def _place(old: Tensor, new: Tensor, transposed: bool) -> None:
+    """Old values into the corner of the new ones; old outputs take nothing from new inputs."""
+    if old.ndim > 1:
+        inputs, outputs = (0, 1) if transposed else (1, 0)
+        new.narrow(outputs, 0, old.shape[outputs]).narrow(
+            inputs, old.shape[inputs], new.shape[inputs] - old.shape[inputs]
+        ).zero_()
+    new[tuple(slice(side) for side in old.shape)] = old
+
+
+@torch.no_grad()
+def _silence(block: ConvBlock | GatedBlock) -> None:
+    last = (block.conv2,) if isinstance(block, ConvBlock) else (block.reduce1, block.reduce2)
+    for layer in last:
+        layer.weight.zero_()
+        layer.bias.zero_()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Hub id or folder")
+    parser.add_argument("--model_config", required=True, type=json.loads, help="fields that change, JSON")
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--seed", type=int, default=0, help="of the new weights")
+    arguments = parser.parse_args(argv)
+    torch.manual_seed(arguments.seed)
+    model = ViTUNetForImageDenoising.from_pretrained(arguments.model)
+    larger = grown(model, **arguments.model_config)
+    larger.save_pretrained(arguments.output_dir)
+    ViTUNetImageProcessor().save_pretrained(arguments.output_dir)
+    sizes = [sum(parameter.numel() for parameter in each.parameters()) / 1e6 for each in (model, larger)]
+    print(f"{sizes[0]:.2f} -> {sizes[1]:.2f} million parameters, saved in {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Networks that differ in a few fields, trained alike and compared: one table.
+
+    python -m training.study training/studies/architectures.yaml --dataset FOLDER
+
+A study is a YAML file: a `recipe`, `arguments` that change it for all, and `variants`, by name, that change it for one.
+Each variant is a run of `training.train` in `output_dir/NAME`; a run that is finished is not made again, one that was
+stopped goes on. PSNR is that of each run's last validation: images held out from FOLDER, blind, pixel loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling import ViTUNetForImageDenoising
+from training.checkpoints import checkpoints
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's file says. Values of `arguments` and `variants` are fields of a recipe."""
+
+    recipe: str
+    output_dir: str
+    arguments: dict[str, object]
+    variants: dict[str, dict[str, object]]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Study:
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"There is no study {path}: see training/studies/.")
+        content = yaml.safe_load(path.read_text()) or {}
+        unknown, missing = set(content) - set(cls.__annotations__), {"recipe", "output_dir", "variants"} - set(content)
+        if unknown or missing:
+            raise ValueError(f"{path}: unknown fields {sorted(unknown)}, missing fields {sorted(missing)}.")
+        variants = {str(name): fields or {} for name, fields in content["variants"].items()}
+        if strange := [name for name in variants if Path(name).name != name]:
+            raise ValueError(f"{path}: variants {strange} must be names of folders.")
+        return cls(content["recipe"], content["output_dir"], content.get("arguments") or {}, variants)
+
+    def folder(self, name: str) -> Path:
+        return Path(self.output_dir) / name
+
+    def train(self, name: str, dataset: str) -> Path:
+        """Trains a variant, or the rest of it -> the folder of its model."""
+        folder = self.folder(name)
+        if not (folder / "model" / "config.json").is_file():
+            fields = {**self.arguments, **self.variants[name], "dataset": dataset, "output_dir": str(folder)}
+            fields["resume"] = bool(checkpoints(folder))
+            command = [sys.executable, "-m", "training.train", self.recipe]
+            for field, value in fields.items():
+                command += [f"--{field}", value if isinstance(value, str) else json.dumps(value)]
+            print(f"{name}: {' '.join(command[1:])}", file=sys.stderr, flush=True)
+            subprocess.run(command, check=True)
+        return folder / "model"
+
+
+def gigamacs(model: ViTUNetForImageDenoising, side: int = 256) -> float:
+    """Multiplications of one image of side x side pixels, in units of 10^9."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.rand(1, 3, side, side))
+    return counter.get_total_flops() / 2e9
+
+
+def seconds_per_megapixel(model: ViTUNetForImageDenoising, side: int = 512, repeats: int = 5) -> float:
+    """Median of the time that an image of side x side pixels takes; the first, which warms up, does not count."""
+    image = torch.rand(1, 3, side, side).to(memory_format=torch.channels_last)
+    times = []
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            model(image)
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[1:]) / (side * side / 1e6)
+
+
+def last_validation(folder: Path) -> dict[str, float]:
+    """PSNR in dB by name, from a run's log."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [{name: value for name, value in line.items() if name.startswith("psnr")} for line in lines]
+    found = [scores for scores in found if scores]
+    if not found:
+        raise ValueError(f"{folder / 'metrics.jsonl'} holds no validation: set validation_size above 0.")
+    return found[-1]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", help="YAML file")
+    parser.add_argument("--dataset", required=True, help="images to train on, as in training.train")
+    parser.add_argument("--only", nargs="+", default=None, help="only these variants")
+    arguments = parser.parse_args(argv)
+
+    study = Study.read(arguments.study)
+    names = arguments.only or list(study.variants)
+    if unknown := [name for name in names if name not in study.variants]:
+        raise ValueError(f"--only {unknown}: the study has {list(study.variants)}.")
+    rows = []
+    for name in names:
+        folder = study.train(name, arguments.dataset)
+        model = ViTUNetForImageDenoising.from_pretrained(folder).eval().to(memory_format=torch.channels_last)
+        size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        rows.append((name, size, gigamacs(model), seconds_per_megapixel(model), last_validation(folder.parent)))
+    scores = list(rows[0][-1])
+    print(f"{'variant':<28}{'parameters M':>13}{'GMACs 256x256':>15}{'s/megapixel':>13}", end="")
+    print("".join(f"{name.replace('psnr_', 'dB at '):>10}" for name in scores))
+    for name, size, work, seconds, found in rows:
+        print(f"{name:<28}{size:>13.2f}{work:>15.2f}{seconds:>13.2f}", end="")
+        print("".join(f"{found[score]:>10.2f}" for score in scores))
+
+
+if __name__ == "__main__":
+    main()
