@@ -1,16 +1,21 @@
 """ViT + U-Net image denoiser on Hugging Face conventions."""
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageToImage
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_vit_unet import ViTUNetConfig
 from .image_processing_vit_unet import ViTUNetImageProcessor
 from .losses import LOSS_TERMS, PRESETS, TRAINABLE_TERMS
 from .modeling_vit_unet import EncodedImage, ImageDenoisingOutput, ViTUNetForImageDenoising
+from .pipeline_image_denoising import ImageDenoisingPipeline
 
 # Auto classes find the denoiser where this package is imported ...
 AutoConfig.register(ViTUNetConfig.model_type, ViTUNetConfig)
-AutoImageProcessor.register(ViTUNetConfig, ViTUNetImageProcessor)
+AutoImageProcessor.register(ViTUNetConfig, image_processor_classes={"torchvision": ViTUNetImageProcessor})
 AutoModelForImageToImage.register(ViTUNetConfig, ViTUNetForImageDenoising)
+PIPELINE_REGISTRY.register_pipeline(
+    "image-denoising", pipeline_class=ImageDenoisingPipeline, pt_model=AutoModelForImageToImage, type="image"
+)
 # ... and, since `save_pretrained` copies the code beside the weights, with `trust_remote_code=True` where it is not.
 ViTUNetConfig.register_for_auto_class()
 ViTUNetImageProcessor.register_for_auto_class("AutoImageProcessor")
@@ -22,6 +27,7 @@ __all__ = [
     "TRAINABLE_TERMS",
     "EncodedImage",
     "ImageDenoisingOutput",
+    "ImageDenoisingPipeline",
     "ViTUNetConfig",
     "ViTUNetForImageDenoising",
     "ViTUNetImageProcessor",

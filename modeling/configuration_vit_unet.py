@@ -28,7 +28,7 @@ SMALL_VIT = {
 class ViTUNetConfig(PreTrainedConfig):
     """Settings of [`ViTUNetForImageDenoising`].
 
-    The defaults are the small conditioned network that ships; [`ViTUNetConfig.hybrid_vit_base`] is the network of
+    The defaults are the conditioned network that ships; [`ViTUNetConfig.hybrid_vit_base`] is the network of
     "Denoising autoencoders, part 3".
 
     Args:
@@ -70,7 +70,7 @@ class ViTUNetConfig(PreTrainedConfig):
 
     # U-Net
     num_channels: int = 3
-    hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 128)
+    hidden_sizes: list[int] | tuple[int, ...] = (48, 96, 160)
     encoder_blocks: list[int] | tuple[int, ...] = (2, 2, 2)
     bottleneck_blocks: int = 2
     decoder_blocks: list[int] | tuple[int, ...] = (2, 2)
@@ -86,7 +86,7 @@ class ViTUNetConfig(PreTrainedConfig):
     freeze_vit: bool = False
     vit_image_mean: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
     vit_image_std: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
-    vit_projection_sizes: list[int] | tuple[int, ...] = (128,)
+    vit_projection_sizes: list[int] | tuple[int, ...] = (160,)
     vit_join: Literal["add", "concat"] = "add"
 
     # Controls

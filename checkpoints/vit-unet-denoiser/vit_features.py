@@ -26,9 +26,14 @@ def reflect_pad(image: Tensor, height: int, width: int) -> Tensor:
     for dim, size in ((-2, height), (-1, width)):
         length = image.shape[dim]
         if size > length:
-            position = torch.arange(size, device=image.device) % max(2 * length - 2, 1)
-            image = image.index_select(dim, torch.where(position < length, position, 2 * length - 2 - position))
+            image = image.index_select(dim, _reflected(length, size, image.device))
     return image
+
+
+def _reflected(length: int, size: int, device: torch.device) -> Tensor:
+    """Positions (size,) among `length` pixels: there and back again."""
+    position = torch.arange(size, device=device) % max(2 * length - 2, 1)
+    return torch.where(position < length, position, 2 * length - 2 - position)
 
 
 def square_side(config, name: str) -> int:
@@ -84,26 +89,37 @@ class ViTFeatures(nn.Module):
         padded_height, padded_width = size + step * (rows - 1), size + step * (columns - 1)
 
         mean, std = (torch.tensor(v).to(pixel_values)[:, None, None] for v in (self.image_mean, self.image_std))
-        image = reflect_pad((pixel_values - mean) / std, padded_height, padded_width)
-        windows = image.unfold(2, size, step).unfold(3, size, step)  # (B, C, R, Q, S, S)
-        windows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, size, size)
+        blend = torch.sin(math.pi * (torch.arange(side, device=pixel_values.device) + 0.5) / side).square()
+        blend = torch.outer(blend, blend).flatten().to(pixel_values)  # (n n,)
+        lines, along = (
+            _reflected(*lengths, pixel_values.device) for lengths in ((height, padded_height), (width, padded_width))
+        )
 
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            # In portions, so that a large photograph does not need memory for all its windows at once.
-            portions = [self.vit(portion).last_hidden_state for portion in windows.split(WINDOWS_AT_ONCE)]
-        tokens = torch.cat(portions)  # (B R Q, 1 + n n, D)
-        tokens = tokens[:, -side * side :].transpose(1, 2)  # class and distillation tokens come first
-        blend = torch.sin(math.pi * (torch.arange(side, device=tokens.device) + 0.5) / side).square()
-        blend = torch.outer(blend, blend).flatten().to(tokens)  # (n n,)
-
-        def overlap_add(patches: Tensor) -> Tensor:
-            grid = (padded_height // patch, padded_width // patch)
+        def overlap_add(patches: Tensor, rows: int) -> Tensor:
+            grid = (side + side // 2 * (rows - 1), padded_width // patch)
             return F.fold(patches, grid, kernel_size=side, stride=side // 2)
 
-        depth = tokens.shape[1]
-        weighted = (tokens * blend).reshape(batch, rows * columns, depth * side * side).transpose(1, 2)
-        total = overlap_add(blend.repeat(rows * columns, 1).t()[None])
-        blended = overlap_add(weighted) / total
+        def weighted(first: int, count: int) -> Tensor:
+            """Sums of the tokens of a few rows of windows: (B, D, their height in patches, padded width / P)."""
+            seen = lines[first * step : first * step + size + step * (count - 1)]
+            image = (pixel_values.index_select(2, seen).index_select(3, along) - mean) / std
+            windows = image.unfold(2, size, step).unfold(3, size, step)  # (B, C, count, Q, S, S)
+            windows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, size, size)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+                tokens = self.vit(windows).last_hidden_state  # (B count Q, 1 + n n, D)
+            tokens = tokens[:, -side * side :].transpose(1, 2)  # class and distillation tokens come first
+            tokens = (tokens * blend).reshape(batch, count * columns, -1).transpose(1, 2)
+            return overlap_add(tokens, count)
+
+        # A few rows of windows after the other, so that a large photograph does not need memory for all at once.
+        at_once = max(1, WINDOWS_AT_ONCE // (batch * columns))
+        blended = weighted(0, min(at_once, rows))
+        blended = F.pad(blended, (0, 0, 0, padded_height // patch - blended.shape[2]))
+        for first in range(at_once, rows, at_once):
+            more = weighted(first, min(at_once, rows - first))
+            top = first * step // patch
+            blended[:, :, top : top + more.shape[2]] += more
+        blended = blended / overlap_add(blend.repeat(rows * columns, 1).t()[None], rows)
         return blended[..., : math.ceil(height / patch), : math.ceil(width / patch)]
 
     def forward(self, pixel_values: Tensor) -> Tensor:
