@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import argparse
 import signal
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
 import torch
 
+from interface.compare_tab import build_compare_tab
 from interface.denoise_tab import build_denoise_tab
+from interface.explain_tab import build_explain_tab
 from interface.loss_lab_tab import build_loss_lab_tab
 from interface.restorer import Restorer, TrainedHere
 from interface.train_tab import build_train_tab
 from interface.training_run import Training
 from modeling import LOSS_TERMS, ViTUNetForImageDenoising
+from modeling.explain import activation_map, layer_names
 
 HOME = Path(__file__).parent
 # The first example is a rock wall with cracks: texture that a denoiser likes to blur.
-EXAMPLES = [HOME / "examples" / f"{name}.png" for name in (
-    "rock023", "ground037", "casa-mila", "canyon-wren", "extreme-desert-hike", "blue-periwinkle"
-)]  # fmt: skip
-TITLE = (
-    "# ViT + U-Net denoiser\nThe training loss is a control of the trained network: move a slider, see what it costs."
-)
+NAMES = ("rock023", "ground037", "casa-mila", "canyon-wren", "extreme-desert-hike", "blue-periwinkle")
+EXAMPLES = [HOME / "examples" / f"{name}.png" for name in NAMES]
+TITLE = "# ViT + U-Net denoiser\nThe training loss is a control of the trained network: move a slider, see its price."
 
 
 def build_app(
@@ -34,11 +35,17 @@ def build_app(
 ) -> gr.Blocks:
     training = training or Training(HOME / "runs" / "app")
     terms = {name: LOSS_TERMS[name].label for name in model.config.conditioned_terms}
+    restorer, trained = Restorer(model), TrainedHere(training.results, model.device)
+    network = (restorer, terms, model.config.max_high_frequency_emphasis)
     with gr.Blocks(title="ViT + U-Net denoiser", delete_cache=(600, 3600), analytics_enabled=False) as app:
         gr.Markdown(TITLE)
         with gr.Tab("Denoise") as denoise:
-            emphasis, trained = model.config.max_high_frequency_emphasis, TrainedHere(training.results, model.device)
-            build_denoise_tab(app, Restorer(model), terms, emphasis, examples, trained, denoise)
+            look = restorer.attention if model.config.use_vit else None
+            seen = build_denoise_tab(app, *network, examples, trained, denoise, look)
+        with gr.Tab("Explain") as explain:
+            build_explain_tab(explain, partial(activation_map, model), layer_names(model), examples, seen)
+        with gr.Tab("Compare") as compare:
+            build_compare_tab(compare, *network, examples, trained, seen)
         with gr.Tab("Loss lab") as lab:
             build_loss_lab_tab(lab, HOME / "examples" / "ascent.png")
         if (HOME / "training").is_dir():  # a Space has none
@@ -55,21 +62,17 @@ def main() -> None:
     parser.add_argument("--runs", default=str(HOME / "runs" / "app"), help="folder for the runs of the tab Train")
     arguments = parser.parse_args()
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval()
     except (OSError, ValueError) as error:
         parser.error(f"--model {arguments.model}: {error}")
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)
     for number in (signal.SIGINT, signal.SIGTERM):  # both leave by the same door, which ends a training run
         signal.signal(number, signal.default_int_handler)
     with Training(arguments.runs) as training:
-        build_app(model, training=training).queue(max_size=64).launch(
-            server_name=arguments.host,
-            server_port=arguments.port,
-            allowed_paths=[str(HOME / "examples")],
-            max_file_size="200mb",
-        )
+        address = {"server_name": arguments.host, "server_port": arguments.port}
+        files = {"allowed_paths": [str(HOME / "examples")], "max_file_size": "200mb"}
+        build_app(model, training=training).queue(max_size=64).launch(**address, **files)
 
 
 if __name__ == "__main__":

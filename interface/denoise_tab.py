@@ -1,55 +1,46 @@
-"""The Denoise tab: a photograph, the sliders of the loss, before and after, and what the setting costs in dB."""
+"""The Denoise tab: a photograph, the sliders of the loss, before and after, and what the setting costs in dB.
+
+The picture comes first, then its measures, then the one figure below that is open. What is closed costs nothing.
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import gradio as gr
+import torch
 from torch import Tensor
 
-from interface.pictures import Pictures
-from interface.restorer import TrainedHere
+from interface.denoise_figures import FIDELITY_CORNER
+from interface.figure_tabs import FigureTabs, View
+from interface.painting import (
+    EVERYWHERE,
+    LOOKED_AT,
+    PAINTED,
+    PLACES,
+    backdrop,
+    brush,
+    held_where,
+    painted_area,
+    sharp_area,
+)
+from interface.pictures import (
+    EXAMPLE_NOISE_LEVEL,
+    MAX_NOISE_LEVEL,
+    Photograph,
+    Pictures,
+    example_gallery,
+    opened,
+)
+from interface.restorer import AS_STARTED, Networks, Restore, TrainedHere
 from modeling import PRESETS
-from modeling.degradations import indexed_gaussian_noise
-from modeling.image_files import read_photograph
+from modeling.image_files import save_restored
 from modeling.metrics import psnr, sharpness_ratio, ssim
 
-Restore = Callable[[Tensor, Mapping[str, float] | None, float | None, float | None], Tensor]
-EXAMPLE_NOISE_LEVEL = 50  # of 255
-MAX_NOISE_LEVEL = 75
-MAX_MEGAPIXELS = 16
-FIDELITY_CORNER = {"pixel": 1.0}
-AS_STARTED = "the app's own"  # name of the network that the app was started with
 NO_REFERENCE = "No reference: add noise to a clean photograph to see PSNR, SSIM and the sharpness ratio."
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """What one visitor looks at. Images are (3, H, W), float. `key` tells one noisy image from every other."""
-
-    photo: Tensor
-    noise: float  # added, of 255; without any there is no clean reference
-    noisy: Tensor
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-
-def opened(path: str, noise: float) -> Photograph:
-    """Reads a file and adds seeded noise. What is wrong with it becomes a message on the page."""
-    try:
-        photo = read_photograph(path)
-    except ValueError as error:
-        raise gr.Error(str(error)) from error
-    megapixels = photo.shape[-1] * photo.shape[-2] / 1e6
-    if megapixels > MAX_MEGAPIXELS:
-        raise gr.Error(
-            f"{Path(path).name} has {megapixels:.0f} megapixels, and this page takes {MAX_MEGAPIXELS}: "
-            "crop or reduce it, or restore it in Python."
-        )
-    return Photograph(photo, noise, indexed_gaussian_noise(photo, noise / 255, 0))
 
 
 def scores(image: Tensor, clean: Tensor) -> tuple[float, float, float]:
@@ -67,6 +58,16 @@ def scores_table(rows: Mapping[str, tuple[float, float, float]]) -> str:
     return "\n".join(lines)
 
 
+def preset_labels(terms: Mapping[str, str]) -> dict[str, str]:
+    """Name of each preset that these terms can express -> what its button says."""
+
+    def label(name: str) -> str:
+        words = name.replace("_emphasis", " + emphasis").replace("_", " ")
+        return words.upper() if len(words) == 3 else words.capitalize()
+
+    return {name: label(name) for name, preset in PRESETS.items() if set(preset.loss_weights) <= set(terms)}
+
+
 def build_denoise_tab(
     app: gr.Blocks,
     restore: Restore,
@@ -75,8 +76,9 @@ def build_denoise_tab(
     examples: list[Path],
     trained: TrainedHere | None = None,
     tab: gr.Tab | None = None,
-) -> None:
-    """Lays out the tab.
+    attention: Callable[[Tensor, float | None], Tensor] | None = None,
+) -> gr.State:
+    """Lays out the tab, and returns the state that holds the `Photograph` which is open.
 
     Args:
         app: the page, inside whose context this is called.
@@ -86,8 +88,10 @@ def build_denoise_tab(
         examples: clean photographs; the first is shown when the page opens.
         trained: further networks to choose from, if there are any.
         tab: opening it looks for them again.
+        attention: noisy image, noise level or `None` -> where the ViT looks (1, 1, h, w), if there is one.
     """
-    pictures = Pictures()
+    pictures, networks = Pictures(), Networks(restore, terms, trained)
+    places = {place: label for place, label in PLACES.items() if place != LOOKED_AT or attention is not None}
 
     with gr.Row():
         with gr.Column(scale=2):
@@ -97,24 +101,19 @@ def build_denoise_tab(
                 format="png",
                 image_mode=None,
                 sources=["upload", "clipboard"],
-                height=200,
+                height=160,
                 elem_id="photograph",
             )
-            gallery = gr.Gallery(
-                [str(path) for path in examples],
-                label="Examples",
-                columns=len(examples) or 1,
-                height=90,
-                object_fit="cover",
-                allow_preview=False,
-                interactive=False,
-                format="png",
-            )
+            gallery = example_gallery(examples)
             chosen = gr.Dropdown([], label="Network", visible=False, elem_id="network")
             added_noise = gr.Slider(
                 0, MAX_NOISE_LEVEL, EXAMPLE_NOISE_LEVEL, step=1, label="Add noise (sigma, of 255)",
                 info="0 for a photograph that is noisy as it is.",
             )  # fmt: skip
+            with gr.Row(visible=bool(terms), equal_height=True, elem_id="presets") as presets:
+                buttons = {
+                    name: gr.Button(label, size="sm", min_width=90) for name, label in preset_labels(terms).items()
+                }
             with gr.Row():  # wraps into pairs
                 weights = [
                     gr.Slider(
@@ -132,34 +131,39 @@ def build_denoise_tab(
                 0, max_emphasis, 0, step=0.1, label="High-frequency emphasis", elem_id="emphasis", visible=bool(terms),
                 info="Acts through the frequency terms.",
             )  # fmt: skip
-            with gr.Row():
-                automatic = gr.Checkbox(True, label="Noise level: automatic", scale=1)
-                level = gr.Slider(0, MAX_NOISE_LEVEL, 25, step=1, label="Noise level (sigma, of 255)", scale=2)
+            where = gr.Dropdown(
+                [(label, place) for place, label in places.items()], value=EVERYWHERE, label="Where", elem_id="where",
+                info="The setting holds there, the pixel loss alone elsewhere.", visible=bool(terms),
+            )  # fmt: skip
+            canvas = brush()
+            with gr.Accordion("Noise level that the network is told", open=False):
+                automatic = gr.Checkbox(True, label="Automatic")
+                level = gr.Slider(0, MAX_NOISE_LEVEL, 25, step=1, label="Noise level (sigma, of 255)")
         with gr.Column(scale=3):
             before_after = gr.ImageSlider(
                 label="Before | after",
                 type="filepath",
                 format="png",
-                height=620,
+                height="min(620px, 90vw)",  # square on a phone
                 max_height=620,
                 elem_id="before-after",
+                buttons=["fullscreen"],
             )
-            measures = gr.Markdown(elem_id="measures")
-            preset = gr.Radio(list(PRESETS), value="mse", label="Loss", visible=bool(terms), elem_id="preset")
+            with gr.Row():
+                with gr.Column(min_width=320):
+                    measures = gr.Markdown(elem_id="measures")
+                save = gr.Button("Download PNG", size="sm", scale=0, min_width=140, elem_id="save")
+            download = gr.DownloadButton(visible="hidden", elem_id="download")
+            figures = FigureTabs(pictures, terms, max_emphasis)
 
     seen = gr.State(None, time_to_live=3600)  # Photograph
     network = gr.State(AS_STARTED)  # name of the one in use
     result = gr.State(None, time_to_live=3600)  # photograph's key and network, restored image
     # Photograph's key, network and noise level, and the rows of measures that no slider of the loss changes.
     references = gr.State(None, time_to_live=3600)
+    painted = gr.State(None, time_to_live=3600)  # photograph's key, area
+    area = gr.State((None, None), time_to_live=3600)  # what it was made of, area or None
     controls = [*weights, emphasis, automatic, level]
-
-    def in_use(name: str) -> tuple[Restore, bool]:
-        """The network of this name, and whether the sliders of the loss act on it."""
-        if name == AS_STARTED:
-            return restore, bool(terms)
-        found = trained.restorer(name)
-        return found, bool(terms) and found.terms == tuple(terms)
 
     def unpack(has_sliders: bool, values) -> tuple[Mapping[str, float] | None, float | None, float | None]:
         *weight_values, emphasis_value, is_automatic, level_value = values
@@ -168,16 +172,35 @@ def build_denoise_tab(
             return None, None, noise_level
         return dict(zip(terms, weight_values, strict=True)), emphasis_value, noise_level
 
-    def redraw(photograph: Photograph | None, name: str, *values):
-        if photograph is None:
+    def area_of(photograph: Photograph, name: str, place: str, painting, known, noise_level: float | None):
+        """-> what the area was made of, and the area; `known` is the last one."""
+        if place == EVERYWHERE:
             return None, None
+        if place == PAINTED:
+            key = painting and painting[0]
+            return None, painting[1] if key == photograph.key else torch.zeros(1, 1, 1, 1)
+        key = (place, photograph.key, name, noise_level)
+        if known[0] == key:
+            return known
+        if place == LOOKED_AT:
+            return key, attention(photograph.noisy, noise_level)
+        return key, sharp_area(networks.in_use(name)[0](photograph.noisy, FIDELITY_CORNER, 0.0, noise_level))
+
+    def redraw(photograph: Photograph | None, name: str, painting, known, *values):
+        if photograph is None:
+            return None, None, known
+        *values, place = values
         try:
-            network_restores, has_sliders = in_use(name)
-            restored = network_restores(photograph.noisy, *unpack(has_sliders, values))
-        except ValueError as error:
+            network_restores, has_sliders = networks.in_use(name)
+            loss_weights, emphasis_value, noise_level = unpack(has_sliders, values)
+            if has_sliders:
+                known = area_of(photograph, name, place, painting, known, noise_level)
+                loss_weights, emphasis_value = held_where(known[1], loss_weights, emphasis_value)
+            restored = network_restores(photograph.noisy, loss_weights, emphasis_value, noise_level)
+        except (ValueError, ImportError) as error:  # activation maps need a library of their own
             raise gr.Error(str(error)) from error
         before = pictures.file(photograph.noisy, photograph.key)
-        return (before, pictures.file(restored)), ((photograph.key, name), restored)
+        return (before, pictures.file(restored)), ((photograph.key, name), restored), known
 
     def measure(photograph: Photograph | None, name: str, restored, known, *values):
         if photograph is None or restored is None:
@@ -186,12 +209,12 @@ def build_denoise_tab(
             return gr.skip(), gr.skip()
         if not photograph.noise:
             return NO_REFERENCE, None
-        network_restores, has_sliders = in_use(name)
+        network_restores, has_sliders = networks.in_use(name)
         noise_level = unpack(has_sliders, values)[2]
         if known is None or known[0] != (photograph.key, name, noise_level):
             label = "pixel loss alone"
             if name != AS_STARTED and not has_sliders:  # one loss is all that it can: compare it with what was there
-                network_restores, has_sliders = in_use(AS_STARTED)
+                network_restores, has_sliders = networks.in_use(AS_STARTED)
                 label = f"{AS_STARTED}, pixel loss"
             setting = (FIDELITY_CORNER, 0.0) if has_sliders else (None, None)
             images = {
@@ -203,17 +226,46 @@ def build_denoise_tab(
         table = scores_table({**known[1], "**your setting**": scores(restored[1], photograph.photo)})
         return table, known
 
+    def draw(photograph: Photograph | None, name: str, restored, held, opened_figure, known, place, *values):
+        if photograph is None or restored is None or restored[0] != (photograph.key, name):
+            return gr.skip()
+        network_restores, has_sliders = networks.in_use(name)
+        setting = unpack(has_sliders, values)
+        view = View(photograph, restored[1], name, network_restores, *setting, held[1])
+        return figures.draw(view, opened_figure, known, place)
+
+    def choose_place(photograph: Photograph | None, place: str, restored):
+        """The brush appears where it is needed, with nothing painted."""
+        return show_brush(photograph, place, restored), None
+
+    def show_brush(photograph: Photograph | None, place: str, restored):
+        if place != PAINTED or photograph is None or restored is None:
+            return gr.update(visible=False)
+        return gr.update(visible=True, value=backdrop(restored[1]))
+
+    def paint(photograph: Photograph | None, event: gr.EventData):
+        return photograph and (photograph.key, painted_area(event.mask))
+
+    def save_picture(photograph: Photograph | None, restored) -> str:
+        if photograph is None or restored is None:
+            raise gr.Error("There is no picture to download: open a photograph first.")
+        name = f"{Path(photograph.path).stem}-restored-{uuid.uuid4().hex[:6]}.png"
+        try:
+            return pictures.written(name, lambda path: save_restored(restored[1], photograph.path, path))
+        except ValueError as error:
+            raise gr.Error(str(error)) from error
+
     def look_for_networks(name: str) -> dict:
-        names = dict.fromkeys((AS_STARTED, name, *trained.names()))  # one in use stays, though its folder be gone
-        choices = [(found if found == AS_STARTED else f"trained here, {found}", found) for found in names]
+        choices = networks.choices(name)
         return gr.update(choices=choices, visible=len(choices) > 1, value=name)
 
     def switch(name: str):
         try:
-            has_sliders = in_use(name)[1]
+            has_sliders = networks.in_use(name)[1]
         except ValueError as error:
             raise gr.Error(str(error)) from error
-        return [name, *[gr.update(visible=has_sliders)] * (len(weights) + 2)]
+        place = gr.update(visible=has_sliders, value=EVERYWHERE)
+        return [name, place, gr.update(visible=False), *[gr.update(visible=has_sliders)] * (len(weights) + 2)]
 
     def open_example(index: int) -> tuple[str, int, Photograph]:
         path = str(examples[index])
@@ -226,42 +278,60 @@ def build_denoise_tab(
         return 0, opened(file["path"], 0)  # a visitor's own photograph is noisy as it is
 
     def add_noise(photograph: Photograph | None, noise: float) -> Photograph | None:
-        if photograph is None:
-            return None
-        return Photograph(photograph.photo, noise, indexed_gaussian_noise(photograph.photo, noise / 255, 0))
+        return photograph and photograph.with_noise(noise)
 
     def choose(name: str) -> list[float]:
-        chosen = PRESETS[name]
-        return [*(chosen.loss_weights.get(term, 0.0) for term in terms), chosen.high_frequency_emphasis]
+        preset = PRESETS[name]
+        return [*(preset.loss_weights.get(term, 0.0) for term in terms), preset.high_frequency_emphasis]
 
     # "always_last": while a call runs, newer ones wait, and of those the last is made. None is lost, none piles up.
     quiet = {"show_progress": "hidden", "trigger_mode": "always_last"}
-
-    def redraw_then_measure(event: Callable, **options) -> None:
-        """The picture first, the figures after it: the eye does not wait for them."""
-        event(redraw, [seen, network, *controls], [before_after, result], **quiet, **options).success(
-            measure,
-            [seen, network, result, references, *controls],
-            [measures, references],
-            **quiet,
-            api_visibility="private",
-        )
-
     private = {**quiet, "api_visibility": "private"}
-    events = [
+
+    def draw_after(event: Callable) -> None:
+        inputs = [seen, network, result, area, *figures.inputs, *controls]
+        # One at a time, whatever asked for it: the next one finds the curves that this one computes.
+        event(draw, inputs, figures.outputs, **private, concurrency_id="figures", concurrency_limit=1)
+
+    def redraw_after(event: Callable, **options):
+        """The picture first, the measures and the figure after it: the eye does not wait for them."""
+        inputs = [seen, network, painted, area, *controls, where]
+        drawn = event(redraw, inputs, [before_after, result, area], **quiet, **options)
+        inputs = [seen, network, result, references, *controls]
+        draw_after(drawn.success(measure, inputs, [measures, references], **private).success)
+        return drawn
+
+    new_photograph = [
         gallery.select(pick, None, [upload, added_noise, seen], **private),
         # Not preprocessed: Gradio would open the file itself, and fail without a word on one that is no image.
         upload.upload(open_upload, upload, [added_noise, seen], preprocess=False, **quiet, api_name="open"),
         upload.clear(lambda: None, None, seen, **private),
         added_noise.input(add_noise, [seen, added_noise], seen, **quiet, api_name="add_noise"),
-        preset.input(choose, preset, [*weights, emphasis], **private),
+    ]
+    if examples:
+        new_photograph.append(app.load(lambda: open_example(0), None, [upload, added_noise, seen], **private))
+    new_setting = [
+        *(
+            button.click(partial(choose, name), None, [*weights, emphasis], **private)
+            for name, button in buttons.items()
+        ),
+        where.select(choose_place, [seen, where, result], [canvas, painted], **private),
+        canvas.input(paint, seen, painted, **private),
     ]
     if trained is not None:
-        opened_page = [app.load] + ([tab.select] if tab else [])
-        gr.on(opened_page, look_for_networks, network, chosen, **private)
-        events.append(chosen.input(switch, chosen, [network, *weights, emphasis, preset], **private))
-    if examples:
-        events.append(app.load(lambda: open_example(0), None, [upload, added_noise, seen], **private))
-    for event in events:
-        redraw_then_measure(event.success, api_visibility="private")
-    redraw_then_measure(partial(gr.on, [control.input for control in controls]), api_name="denoise")
+        gr.on([app.load] + ([tab.select] if tab else []), look_for_networks, network, chosen, **private)
+        new_setting.append(
+            chosen.input(switch, chosen, [network, where, canvas, *weights, emphasis, presets], **private)
+        )
+    for event in new_photograph:
+        drawn = redraw_after(event.success, api_visibility="private")
+        drawn.success(show_brush, [seen, where, result], canvas, **private)
+    for event in new_setting:
+        redraw_after(event.success, api_visibility="private")
+    redraw_after(partial(gr.on, [control.input for control in controls]), api_name="denoise")
+    for event in figures.events(seen, **private):
+        draw_after(event)
+    save.click(save_picture, [seen, result], download, **private).success(
+        None, None, None, js="() => document.querySelector('#download').click()"
+    )
+    return seen

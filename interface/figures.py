@@ -73,7 +73,7 @@ def _empty_panels(frames: tuple[Panel, ...], columns: int, size: float) -> tuple
         bottom=bottom / height,
         top=1 - top / height,
         wspace=0.3 if framed else 0.04,
-        hspace=0.38 if framed else 0.12,
+        hspace=0.38 if framed else max(0.12, 0.3 / size),  # room for a title
     )
     axes = []
     for index, frame in enumerate(frames):
@@ -159,21 +159,46 @@ class Chart:
     logarithmic: bool = False
 
 
-def charts(items: Sequence[Chart], points: int = 400) -> Image.Image:
-    """Charts side by side; curves are drawn with at most so many points."""
+def charts(items: Sequence[Chart], points: int = 400, width: float = 4.6) -> Image.Image:
+    """Charts side by side, each `width` inches wide; curves are drawn with at most so many points."""
+    return rendered(_charts(items, points, width))
+
+
+class MarkedChart:
+    """A chart drawn once, on which a point is marked in a millisecond, so that it can follow a slider."""
+
+    def __init__(self, chart: Chart, width: float = 7.6) -> None:
+        figure = _charts([chart], points=400, width=width)
+        self.picture = rendered(figure)
+        axis = figure.axes[0]
+        (self.left, self.bottom), (self.right, self.top) = axis.get_window_extent().get_points()
+        self.to_dots = axis.transData.frozen()
+
+    def marked(self, x: float, y: float) -> Image.Image:
+        """With a dot at (x, y), at the chart's border if it lies outside."""
+        column, row = self.to_dots.transform((x, y))
+        column = min(max(column, self.left), self.right)
+        row = self.picture.height - min(max(row, self.bottom), self.top)
+        picture = self.picture.copy()
+        ImageDraw.Draw(picture).circle((column, row), 7, fill="black", outline="white", width=2)
+        return picture
+
+
+def _charts(items: Sequence[Chart], points: int, width: float) -> Figure:
     height, foot = (
         (3.8, 1.06) if any(len(item.series) > 1 for item in items) else (3.2, 0.5)
     )  # inches; room for legends
-    figure = Figure(figsize=(4.6 * len(items), height), dpi=INCH)
+    figure = Figure(figsize=(width * len(items), height), dpi=INCH)
+    left, right = 0.6 / width, 0.18 / width  # margins, shares of a chart's width
     for index, item in enumerate(items):
         axis = figure.add_axes(
-            ((index + 0.13) / len(items), foot / height, 0.83 / len(items), 1 - (foot + 0.3) / height)
+            ((index + left) / len(items), foot / height, (1 - left - right) / len(items), 1 - (foot + 0.3) / height)
         )
         for label, values in item.series.items():
             stride = -(-len(values[0]) // points)
             x, y = (np.asarray(part)[::-stride][::-1] for part in values)  # the newest is among them
             axis.plot(x, y, linewidth=1.2, label=label, marker="." if len(x) < 20 else "")
-        if item.logarithmic and item.series:
+        if item.logarithmic and any(np.any(np.asarray(y) > 0) for _, y in item.series.values()):
             axis.set_yscale("log")
         axis.set_title(item.title, fontsize=9)
         axis.set_xlabel(item.axes[0], fontsize=8)
@@ -182,7 +207,7 @@ def charts(items: Sequence[Chart], points: int = 400) -> Image.Image:
         axis.grid(alpha=0.3)
         if len(item.series) > 1:
             axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)  # hides no curve
-    return rendered(figure)
+    return figure
 
 
 def rendered(figure: Figure) -> Image.Image:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from interface.training_run import Result
 from modeling import EncodedImage, ViTUNetForImageDenoising
+from modeling.explain import activation_map
 
+# noisy image, loss weights by term, emphasis, noise level or `None` -> restored image
+Restore = Callable[[Tensor, Mapping[str, float | Tensor] | None, float | Tensor | None, float | None], Tensor]
+AS_STARTED = "the app's own"  # name of the network that the app was started with
 PIXELS_OF_TRAINED = 4_000_000  # encoded images that each network trained here may keep
 
 
@@ -38,8 +42,8 @@ class Restorer:
     def __call__(
         self,
         noisy: Tensor,
-        loss_weights: Mapping[str, float] | None = None,
-        high_frequency_emphasis: float | None = None,
+        loss_weights: Mapping[str, float | Tensor] | None = None,
+        high_frequency_emphasis: float | Tensor | None = None,
         noise_level: float | None = None,
     ) -> Tensor:
         """noisy (3, H, W) -> restored (3, H, W) in [0, 1], both on the CPU. The rest is as in the model's `forward`."""
@@ -53,6 +57,10 @@ class Restorer:
                 self.encoded.popitem(last=False)
             restored = self.model.decode(self.encoded[key], loss_weights, high_frequency_emphasis)
         return restored[0].clamp(0, 1).float().cpu()
+
+    def attention(self, noisy: Tensor, noise_level: float | None = None) -> Tensor:
+        """Where the ViT responds most, by EigenCAM: (3, H, W) -> (1, 1, H, W) in [0, 1], on the CPU."""
+        return activation_map(self.model, noisy, "eigencam", "vit", noise_level=noise_level)[None, None].cpu()
 
     def _pixels(self) -> int:
         return sum(encoded.size[0] * encoded.size[1] for encoded in self.encoded.values())
@@ -91,3 +99,28 @@ class TrainedHere:
             while len(self.loaded) > self.kept:
                 self.loaded.popitem(last=False)
             return self.loaded[name]
+
+
+class Networks:
+    """The network that the app was started with, and those trained here, by name.
+
+    Args:
+        restore: the first.
+        terms: the loss terms that its sliders weigh; empty for a network whose loss is fixed.
+        trained: the others, if there are any.
+    """
+
+    def __init__(self, restore: Restore, terms: Sequence[str], trained: TrainedHere | None = None) -> None:
+        self.restore, self.terms, self.trained = restore, tuple(terms), trained
+
+    def in_use(self, name: str) -> tuple[Restore, bool]:
+        """The network of this name, and whether the sliders act on it. Raises `ValueError` if it is gone."""
+        if name == AS_STARTED or self.trained is None:
+            return self.restore, bool(self.terms)
+        found = self.trained.restorer(name)
+        return found, bool(self.terms) and found.terms == self.terms
+
+    def choices(self, *chosen: str) -> list[tuple[str, str]]:
+        """(label, name). Those chosen stay, though their folders be gone."""
+        names = dict.fromkeys((AS_STARTED, *chosen, *(self.trained.names() if self.trained else ())))
+        return [(name if name == AS_STARTED else f"trained here, {name}", name) for name in names]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -36,9 +38,17 @@ def served(examples):
     app.close()
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    """Pages of one context share a cache: the page's code is fetched once."""
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(browser, served):
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+def page(context, served):
+    page = context.new_page()
     page.goto(served)
     expect(page.locator("#measures")).to_contain_text("Price of your setting: +0.00 dB", timeout=SECONDS)
     yield page
@@ -78,10 +88,87 @@ def test_dragging_a_slider_changes_the_picture_and_the_price(page):
 
 def test_a_preset_sets_the_sliders(page):
     before = restored_picture(page)
-    page.locator("#preset").get_by_label("frequency_emphasis", exact=True).click()
+    page.locator("#presets").get_by_role("button", name="Frequency + emphasis", exact=True).click()
     restored_picture(page, other_than=before)
     assert page.locator("#weight-amplitude input[type=number]").input_value() == "0.2"
     assert page.locator("#emphasis input[type=number]").input_value() == "2"
+
+
+def shows(page: Page, condition: Callable[[np.ndarray], bool]) -> None:
+    """Waits for a restored picture (H, W, 3) that meets the condition: others may come before it."""
+    deadline = time.monotonic() + SECONDS / 1000
+    while not condition(pixels(page)):
+        assert time.monotonic() < deadline, "the picture has not come"
+        page.wait_for_timeout(100)
+
+
+def pixels(page: Page) -> np.ndarray:
+    """(H, W, 3) of the restored picture, of 255."""
+    return np.array(Image.open(io.BytesIO(page.request.get(restored_picture(page)).body())), dtype=float)
+
+
+def paint(page: Page, share: float) -> None:
+    """A stroke down the picture, at a share of its width."""
+    canvas = page.locator("#brush canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    column = box["x"] + box["width"] * share
+    page.mouse.move(column, box["y"] + 4)
+    page.mouse.down()
+    page.mouse.move(column, box["y"] + box["height"] - 4, steps=6)
+    page.mouse.up()
+
+
+def test_a_setting_holds_where_it_is_painted(page):
+    corner = pixels(page)
+
+    def change(picture: np.ndarray) -> np.ndarray:
+        """By column."""
+        return np.abs(picture - corner).mean((0, 2))
+
+    drag(page, "#weight-wavelet", 0.95)
+    shows(page, lambda picture: change(picture).min() > 0.5)
+    page.locator("#where input").click()
+    page.get_by_role("option", name="where I paint").click()
+    page.locator("#brush canvas[width='80']").wait_for()  # a cell for each pixel of so small a picture
+    shows(page, lambda picture: change(picture).max() < 0.1)  # nothing is painted yet
+    paint(page, 0.9)
+    shows(page, lambda picture: change(picture)[70:74].min() > 0.5 and change(picture)[:10].max() < 0.1)
+    page.locator("#brush").get_by_role("button", name="Clear").click()
+    shows(page, lambda picture: change(picture).max() < 0.1)
+
+
+def test_figures_follow_the_setting(page):
+    def figure(selector: str, other_than: str | None = None) -> str:
+        picture = page.locator(f"{selector} img")
+        picture.scroll_into_view_if_needed(timeout=SECONDS)
+        if other_than:
+            expect(picture).not_to_have_attribute("src", other_than, timeout=SECONDS)
+        return picture.get_attribute("src")
+
+    before = figure("#trade-off")
+    page.locator("#presets").get_by_role("button", name="Wavelet", exact=True).click()
+    figure("#trade-off", other_than=before)
+    page.get_by_role("tab", name="Zoom").click()
+    before = figure("#crop-restored")
+    page.locator("#whole img").click(position={"x": 5, "y": 5})
+    figure("#crop-restored", other_than=before)
+    page.get_by_role("tab", name="Spectrum").click()
+    figure("#spectrum")
+
+
+def test_the_picture_is_downloaded_as_what_it_was(page, tmp_path):
+    before = restored_picture(page)
+    values = np.random.default_rng(9).integers(0, 65535, (40, 56), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    give(page, tmp_path / "deep.png")
+    restored_picture(page, other_than=before)
+    with page.expect_download(timeout=SECONDS) as download:
+        page.locator("#save").click()
+    download.value.save_as(tmp_path / "restored.png")
+    assert download.value.suggested_filename.startswith("deep-restored")
+    with Image.open(tmp_path / "restored.png") as restored:
+        assert restored.mode == "I;16" and restored.size == (56, 40)
 
 
 def test_another_example_is_opened(page):
@@ -105,7 +192,7 @@ def test_a_file_that_is_no_image_gives_one_clear_message(page, tmp_path):
     expect(page.locator(".toast-wrap")).to_contain_text("notes.png cannot be read as an image", timeout=SECONDS)
 
 
-def test_the_last_move_of_a_fast_hand_is_what_is_shown(browser, examples):
+def test_the_last_move_of_a_fast_hand_is_what_is_shown(context, examples):
     """With a network that takes half a second, figures and picture still end at the slider's last position."""
     asked = []
 
@@ -117,7 +204,7 @@ def test_the_last_move_of_a_fast_hand_is_what_is_shown(browser, examples):
     with gr.Blocks(analytics_enabled=False) as app:
         build_denoise_tab(app, slow, {"pixel": "Pixel", "wavelet": "Wavelet"}, 4.0, examples)
     app.launch(prevent_thread_lock=True, quiet=True, server_port=None, allowed_paths=[str(examples[0].parent)])
-    page = browser.new_page()
+    page = context.new_page()
     page.goto(app.local_url)
     expect(page.locator("#measures")).to_contain_text("+0.00 dB", timeout=SECONDS)
     for share in (0.2, 0.4, 0.6, 0.97):

@@ -324,12 +324,13 @@ if __name__ == "__main__":
 def space_requirements() -> str:
     """What the app imports, at the versions that are installed here: those it was tested with."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = [Requirement(line).name for line in project["dependencies"] + project["optional-dependencies"]["app"]]
+    extras = project["optional-dependencies"]
+    names = [Requirement(line).name for line in project["dependencies"] + extras["app"] + extras["explain"]]
     try:
         # A local version such as 2.15.0+cpu is known to one index only.
         return "".join(f"{name}=={Version(importlib.metadata.version(name)).public}\n" for name in names)
     except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(f"The app needs {error.name}: run `pip install -e '.[app]'`.") from error
+        raise ValueError(f"The app needs {error.name}: run `pip install -e '.[app,explain]'`.") from error
 
 
 def write_space(arguments: SpaceArguments) -> Path:

@@ -1,0 +1,300 @@
+"""The Explain tab: where the ViT and the U-Net respond, as class-activation maps ("Denoising autoencoders, part 3")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import gradio as gr
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from torch import Tensor
+
+from interface.figures import INCH, Panel, panels, rendered
+from interface.pictures import (
+    EXAMPLE_NOISE_LEVEL,
+    MAX_NOISE_LEVEL,
+    Photograph,
+    Pictures,
+    example_gallery,
+    opened,
+)
+from modeling.explain import METHODS, TARGETS, filtered
+
+Explain = Callable[..., Tensor]  # noisy image, method, layer, target, and options by name -> map (H, W)
+MAX_SIDE = 224  # pixels, the posts' images: what is larger is cut to its centre, so that every control answers at once
+MAX_CHANNELS = 8  # of methods that run the network once per channel
+COLOURS = "inferno"
+OVERLAY = 0.75  # opacity where a map is 1
+STRIP_COLUMNS = 6
+Box = tuple[float, float, float]  # centre from the left, centre from the top, side: shares of the image's sides
+Band = tuple[float, float]  # cycles per pixel
+
+
+@dataclass
+class Specimen:
+    """A noisy image under examination, and the maps made of it."""
+
+    noisy: Tensor  # (3, H, W)
+    explain: Explain
+
+    def __post_init__(self) -> None:
+        self.map = lru_cache(maxsize=128)(self._map)
+
+    def _map(self, method: str, layer: str, target: str, box: Box, band: Band) -> Tensor:
+        region = region_mask(self.noisy.shape[-2:], box) if target == "region" else None
+        try:
+            return self.explain(self.noisy, method, layer, target, region=region, band=band, max_channels=MAX_CHANNELS)
+        except (ValueError, ImportError) as error:
+            raise gr.Error(str(error)) from error
+
+
+def centre(image: Tensor, side: int = MAX_SIDE) -> Tensor:
+    """The middle of (3, H, W), at most `side` pixels high and wide."""
+    top, left = (max(0, (length - side) // 2) for length in image.shape[-2:])
+    return image[:, top : top + side, left : left + side].contiguous()
+
+
+def region_edges(size: tuple[int, int], box: Box) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom in pixels of the part of the box that lies in the image; at least one pixel."""
+    edges = []
+    for length, place in zip(size[::-1], box[:2], strict=True):
+        first = min(max(round((place - box[2] / 2) * length), 0), length - 1)
+        edges.append((first, max(first + 1, min(round((place + box[2] / 2) * length), length))))
+    (left, right), (top, bottom) = edges
+    return left, top, right, bottom
+
+
+def region_mask(size: tuple[int, int], box: Box) -> Tensor:
+    """(H, W), 1 inside."""
+    left, top, right, bottom = region_edges(size, box)
+    mask = torch.zeros(size)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def can_show(method: str, target: str, layer: str) -> bool:
+    """Whether the layer has a part in the target, or the method does not ask."""
+    return layer.startswith("vit") or not (METHODS[method].uses_target and TARGETS[target].of_tokens)
+
+
+def explanation(method: str, target: str) -> str:
+    """What one should know of the choice, Markdown."""
+    row = METHODS[method]
+    if not row.uses_target:
+        return f"**The target has no effect on {row.label}**: it shows what varies most among the layer's features."
+    sentences = []
+    if row.runs_per_channel:
+        sentences.append(
+            f"{row.label} runs the network once for each channel: here, for the {MAX_CHANNELS} channels of the layer "
+            "that vary most. The strip of all stages is left out."
+        )
+    if TARGETS[target].of_tokens:
+        sentences.append("The ViT's tokens do not depend on the U-Net: only the ViT is shown.")
+    return " ".join(sentences) or f"{row.label} shows where the layer's features raise the target."
+
+
+def overlay(noisy: Tensor, activation: Tensor) -> np.ndarray:
+    """The map's colours over the image, the stronger the higher -> (H, W, 3) in [0, 1]."""
+    heat = matplotlib.colormaps[COLOURS](activation.numpy())[..., :3]
+    opacity = OVERLAY * activation.numpy()[..., None]
+    return (1 - opacity) * noisy.clamp(0, 1).permute(1, 2, 0).numpy() + opacity * heat
+
+
+def map_figure(noisy: Tensor, maps: dict[str, Tensor], edges: tuple[int, int, int, int] | None) -> Image.Image:
+    """A row for each map: the image, with the region framed where there is one, the map, the map over the image."""
+    height, width = noisy.shape[-2:]
+    figure = Figure(figsize=(10.2, 3.4 * len(maps)), dpi=INCH)
+    top = 0.3 / figure.get_figheight()
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - top, wspace=0.18, hspace=0.12)
+    picture = noisy.clamp(0, 1).permute(1, 2, 0).numpy()
+    for index, (label, activation) in enumerate(maps.items()):
+        axes = [figure.add_subplot(len(maps), 3, 3 * index + column) for column in (1, 2, 3)]
+        for axis, title in zip(axes, ("noisy image", f"{label}: map", f"{label}: over the image"), strict=True):
+            axis.set_title(title, fontsize=9)
+            axis.set_axis_off()
+        axes[0].imshow(picture)
+        drawn = axes[1].imshow(activation.numpy(), cmap=COLOURS, vmin=0, vmax=1)
+        axes[2].imshow(overlay(noisy, activation))
+        # Of its own, beside the panel, so that the three panels stay equally large.
+        bar = figure.colorbar(drawn, cax=axes[1].inset_axes((1.02, 0.0, 0.035, 1.0)), ticks=MaxNLocator(5))
+        bar.ax.tick_params(labelsize=7)
+        if edges is not None:
+            frame = Rectangle(edges[:2], edges[2] - edges[0], edges[3] - edges[1], fill=False, edgecolor="red")
+            axes[0].add_patch(frame)
+        for axis in axes:
+            axis.set_xlim(-0.5, width - 0.5)
+            axis.set_ylim(height - 0.5, -0.5)
+    return rendered(figure)
+
+
+def strip_figure(maps: dict[str, Tensor]) -> Image.Image:
+    """All maps, small, in the order of the network."""
+    items = [Panel(layer, activation, colours=COLOURS, limits=(0, 1)) for layer, activation in maps.items()]
+    return panels(items, columns=min(STRIP_COLUMNS, len(items)), size=1.9)
+
+
+def build_explain_tab(
+    tab: gr.Tab,
+    explain: Explain,
+    layers: Sequence[str],
+    examples: list[Path],
+    elsewhere: gr.State | None = None,
+) -> None:
+    """Lays out the tab `tab`, inside whose context this is called. Nothing is computed before it is opened.
+
+    Args:
+        explain: noisy image (3, H, W), method, layer, target, and the options of `activation_map` by name -> its map.
+        layers: names of the layers, in the order of the network.
+        examples: clean photographs to choose from.
+        elsewhere: state with the `Photograph` of another tab, which is the first to be looked at.
+    """
+    files = Pictures()
+    others = [elsewhere] if elsewhere is not None else []
+    of_vit = [layer for layer in layers if layer.startswith("vit")]
+    of_unet = [layer for layer in layers if not layer.startswith("vit")]
+    picture = {"show_label": False, "format": "png", "interactive": False, "buttons": ["download"]}
+
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            with gr.Row():
+                upload = gr.UploadButton("Open a photograph", size="sm", elem_id="explain-upload")
+                same = gr.Button("That of the tab Denoise", size="sm", visible=bool(others))
+            gallery = example_gallery(examples)
+            added_noise = gr.Slider(
+                0, MAX_NOISE_LEVEL, EXAMPLE_NOISE_LEVEL, step=1, label="Add noise (sigma, of 255)",
+                info=f"The central {MAX_SIDE} x {MAX_SIDE} pixels are shown.",
+            )  # fmt: skip
+            method = gr.Dropdown(
+                [(row.label, name) for name, row in METHODS.items()],
+                value="eigencam",
+                label="Method",
+                elem_id="explain-method",
+            )
+            target = gr.Dropdown(
+                [(row.label, name) for name, row in TARGETS.items() if of_vit or not row.of_tokens],
+                value="restoration_change",
+                label="Target",
+                interactive=False,
+                elem_id="explain-target",
+            )
+            note = gr.Markdown(explanation("eigencam", "restoration_change"), elem_id="explain-note")
+            with gr.Column(visible=False, elem_id="explain-region") as region_controls:
+                box = [
+                    gr.Slider(0, 1, value, step=0.01, label=label)
+                    for label, value in (("Region: from the left", 0.5), ("from the top", 0.5), ("side", 0.25))
+                ]
+            with gr.Column(visible=False) as band_controls:
+                band = [
+                    gr.Slider(0, 0.7, value, step=0.01, label=label)
+                    for label, value in (("Lowest frequency (cycles per pixel)", 0.25), ("Highest frequency", 0.5))
+                ]
+            with gr.Row():
+                vit_layer = gr.Dropdown(
+                    of_vit, value=of_vit[-1] if of_vit else None, label="Layer of the ViT", min_width=120,
+                    visible=bool(of_vit),
+                )  # fmt: skip
+                unet_layer = gr.Dropdown(
+                    of_unet, value=of_unet[-1], label="Stage of the U-Net", min_width=120, elem_id="explain-stage"
+                )
+            thresholds = gr.Checkbox(
+                False, label="Keep what lies between two thresholds", elem_id="explain-filter",
+                info="The rest becomes 0, and what is kept is stretched to [0, 1].",
+            )  # fmt: skip
+            with gr.Row():
+                low = gr.Slider(0, 0.95, 0.4, step=0.05, label="Lower", min_width=120)
+                high = gr.Slider(0.05, 1, 0.9, step=0.05, label="Upper", min_width=120)
+        with gr.Column(scale=5):
+            figure = gr.Image(label="Activation maps", elem_id="explain-figure", **picture)
+            strip = gr.Image(label="All stages", elem_id="explain-strip", **picture)
+    seen = gr.State(None, time_to_live=3600)  # Photograph
+    specimen = gr.State(None, time_to_live=3600)
+
+    def examined(photograph: Photograph | None) -> Specimen | None:
+        return None if photograph is None else Specimen(centre(photograph.noisy), explain)
+
+    def shown(current: Specimen, layer: str, name: str, aim: str, is_filtered, lower, upper, *options) -> Tensor:
+        *place, lowest, highest = options
+        frequencies = (min(lowest, highest), max(lowest, highest) + 0.01)  # the sliders' step: never empty
+        activation = current.map(name, layer, aim, tuple(place), frequencies)
+        if not is_filtered:
+            return activation
+        try:
+            return filtered(activation, lower, upper)
+        except ValueError as error:
+            raise gr.Error(str(error)) from error
+
+    def draw(current: Specimen | None, first, second, *setting):
+        if current is None:
+            return None
+        name, aim = setting[:2]
+        chosen = {"ViT": first, "U-Net": second}
+        maps = {
+            f"{part}, {layer}": shown(current, layer, *setting)
+            for part, layer in chosen.items()
+            if layer and can_show(name, aim, layer)
+        }
+        acts = aim == "region" and METHODS[name].uses_target
+        edges = region_edges(current.noisy.shape[-2:], tuple(setting[5:8])) if acts else None
+        return files.file(map_figure(current.noisy, maps, edges))
+
+    def draw_strip(current: Specimen | None, progress=gr.Progress(), *setting):  # noqa: B008 (Gradio looks for it)
+        name, aim = setting[:2]
+        if current is None or METHODS[name].runs_per_channel:
+            return gr.update(value=None, visible=False)
+        able = [layer for layer in layers if can_show(name, aim, layer)]
+        maps = {layer: shown(current, layer, *setting) for layer in progress.tqdm(able, unit="layers")}
+        return gr.update(value=files.file(strip_figure(maps)), visible=True)
+
+    def explain_choice(name: str, aim: str):
+        acts = METHODS[name].uses_target
+        return (
+            gr.update(interactive=acts),
+            explanation(name, aim),
+            gr.update(visible=acts and aim == "region"),
+            gr.update(visible=acts and aim == "band_energy"),
+        )
+
+    def start(photograph: Photograph | None, other: Photograph | None = None):
+        photograph = photograph or other or (opened(str(examples[0]), EXAMPLE_NOISE_LEVEL) if examples else None)
+        return photograph, photograph.noise if photograph else gr.skip()
+
+    def pick(event: gr.SelectData) -> tuple[Photograph, float]:
+        return opened(str(examples[event.index]), EXAMPLE_NOISE_LEVEL), EXAMPLE_NOISE_LEVEL
+
+    setting = [method, target, thresholds, low, high, *box, *band]
+    quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+    # Two queues, so that the figure never waits for a strip that is no longer wanted.
+    work = {"trigger_mode": "always_last", "api_visibility": "private", "show_progress": "minimal"}
+    of_figure, of_strip = ({**work, "concurrency_id": f"explain_{name}"} for name in ("figure", "strip"))
+    looked_at = [
+        tab.select(start, [seen, *others], [seen, added_noise], **quiet),
+        gallery.select(pick, None, [seen, added_noise], **quiet),
+        upload.upload(lambda path: (opened(path, 0), 0), upload, [seen, added_noise], **quiet),
+        added_noise.input(
+            lambda photograph, noise: photograph and photograph.with_noise(noise), [seen, added_noise], seen, **quiet
+        ),
+    ]
+    if others:
+        looked_at.append(same.click(lambda other: start(None, other), others, [seen, added_noise], **quiet))
+    for event in looked_at:
+        drawn = event.success(examined, seen, specimen, **quiet)
+        drawn = drawn.success(draw, [specimen, vit_layer, unet_layer, *setting], figure, **of_figure)
+        drawn.success(draw_strip, [specimen, *setting], strip, **of_strip)
+    gr.on([method.input, target.input], explain_choice, [method, target],
+          [target, note, region_controls, band_controls], **quiet)  # fmt: skip
+    changed = gr.on(
+        [control.input for control in (*setting, vit_layer, unet_layer)],
+        draw,
+        [specimen, vit_layer, unet_layer, *setting],
+        figure,
+        **of_figure,
+    )
+    changed.success(draw_strip, [specimen, *setting], strip, **of_strip)
