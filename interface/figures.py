@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -133,20 +134,52 @@ def _mark(draw: ImageDraw.ImageDraw, frame: Panel, box: Box) -> None:
 
 
 def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], title: str, label: str) -> Image.Image:
-    """A bar for each series in each group."""
+    """A bar for each series in each group. Values are at least 0."""
+    top = round_number_above(max(max(values) for values in series.values()))
+    empty, (left, upper, right, lower) = _empty_bars(tuple(groups), tuple(series), title, label, top)
+    picture = empty.copy()
+    draw = ImageDraw.Draw(picture)
+    place = (right - left) / len(groups)  # dots for each group
+    width = 0.8 * place / len(series)
+    for index, (values, colour) in enumerate(zip(series.values(), _colours(len(series)), strict=True)):
+        for group, value in enumerate(values):
+            x = left + (group + 0.1) * place + index * width
+            y = lower - value / top * (lower - upper)
+            if round(y) < lower:  # a bar of less than a dot is none
+                draw.rectangle([round(x), round(y), round(x + width) - 1, lower - 1], fill=colour)
+    return picture
+
+
+def round_number_above(value: float) -> float:
+    """The end of an axis or of a colour bar: one for many values, so that its frame is drawn once."""
+    power = 10.0 ** math.floor(math.log10(max(value, 1e-9)))
+    return next(power * step for step in (1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12) if power * step > value)
+
+
+def _colours(count: int) -> list[tuple[int, int, int]]:
+    return [tuple(int(part) for part in matplotlib.colormaps["tab10"](index, bytes=True)[:3]) for index in range(count)]
+
+
+@lru_cache(maxsize=32)
+def _empty_bars(
+    groups: tuple[str, ...], names: tuple[str, ...], title: str, label: str, top: float
+) -> tuple[Image.Image, Box]:
+    """All but the bars, and the box in which they stand: like the frames of panels, seldom another one."""
     figure = Figure(figsize=(11, 3.4), dpi=INCH)
     axis = figure.add_axes((0.06, 0.17, 0.92, 0.73))
-    width = 0.8 / len(series)
-    for index, (name, values) in enumerate(series.items()):
-        positions = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
-        axis.bar(positions, values, width, label=name)
+    for name, colour in zip(names, _colours(len(names)), strict=True):
+        axis.bar([0], [0], label=name, color=[part / 255 for part in colour])
     axis.axhline(1.0, color="black", linewidth=0.6)
+    axis.set_xlim(-0.5, len(groups) - 0.5)
+    axis.set_ylim(0, top)
     axis.set_xticks(range(len(groups)), groups, fontsize=8, rotation=12)
     axis.set_ylabel(label, fontsize=8)
     axis.set_title(title, fontsize=9)
     axis.tick_params(labelsize=8)
-    axis.legend(fontsize=8, ncols=len(series))
-    return rendered(figure)
+    axis.legend(fontsize=8, ncols=len(names))
+    picture = rendered(figure)
+    (x0, y0), (x1, y1) = axis.get_window_extent().get_points()
+    return picture, (round(x0) + 1, picture.height - round(y1) + 1, round(x1) - 1, picture.height - round(y0))
 
 
 @dataclass(frozen=True)

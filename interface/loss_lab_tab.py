@@ -19,7 +19,17 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from interface.figures import HALF_BAND, SPECTRUM_AXES, Chart, Panel, bars, charts, panels, thinned
+from interface.figures import (
+    HALF_BAND,
+    SPECTRUM_AXES,
+    Chart,
+    Panel,
+    bars,
+    charts,
+    panels,
+    round_number_above,
+    thinned,
+)
 from interface.pictures import Pictures
 from modeling import LOSS_TERMS
 from modeling.degradations import DISTORTIONS, Calibration, distort
@@ -214,11 +224,12 @@ def ring_panels(thickness: float, kernel: float) -> tuple[Image.Image, str]:
     logs = [
         thinned((torch.fft.fftshift(torch.fft.fft2(image[0, 0])).abs() + 1e-6).log10()) for image in (sharp, blurred)
     ]
-    frame = {"limits": (-2, logs[0].max().item()), "extent": HALF_BAND, "axes": SPECTRUM_AXES}
+    # One frame for all settings, so that it is drawn once: 4.5 is above the sum of the thickest ring's pixels.
+    frame = {"limits": (-2, 4.5), "extent": HALF_BAND, "axes": SPECTRUM_AXES}
     picture = panels(
         [
-            Panel(f"ring, {thickness:g} pixels thick", sharp[0, 0], limits=(0, 1)),
-            Panel(f"blurred, kernel {kernel:g}, sigma {kernel / 5:g}", blurred[0, 0], limits=(0, 1)),
+            Panel("ring", sharp[0, 0], limits=(0, 1)),
+            Panel("blurred ring", blurred[0, 0], limits=(0, 1)),
             Panel("amplitude of the ring", logs[0], "log10 |F|", "magma", **frame),
             Panel("amplitude of the blurred ring", logs[1], "log10 |F|", "magma", **frame),
         ],
@@ -232,11 +243,12 @@ def sharpness_panels(seen: Specimen, window: float) -> tuple[Image.Image, Image.
     scores = sharpness_scores(seen.image, int(window))[0]
     height, width = seen.image.shape[-2:]
     spread = F.interpolate(scores[None, None], size=(height, width), mode="nearest")[0, 0]
-    frame = {"extent": (0, width, height, 0), "axes": ("pixels", "pixels")}
+    limits = (0.0, round_number_above(scores.max().item()))
+    frame = {"extent": (0, width, height, 0), "axes": ("pixels", "pixels"), "limits": limits}
     picture = panels(
         [
             Panel("image", thinned(seen.image[0, 0]), limits=(0, 1)),
-            Panel(f"sharpness of {int(window)}-pixel windows", thinned(spread), "score", "inferno", **frame),
+            Panel("sharpness of each window", thinned(spread), "score", "inferno", **frame),
         ],
         columns=2,
         size=4.2,
@@ -261,6 +273,7 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     quiet |= {"concurrency_id": "loss_lab", "concurrency_limit": 1}
     seen = gr.State(None, time_to_live=3600)
     files = Pictures()
+    shown = {"show_label": False, "format": "png", "interactive": False}
 
     with gr.Tab("Distortions"):
         with gr.Row():
@@ -276,26 +289,26 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
                 )
                 emphasis = gr.Slider(0, 4, 0, step=0.1, label="High-frequency emphasis g")
             with gr.Column(scale=3):
-                pictures = gr.Image(label="Distortions", show_label=False, format="png", interactive=False)
-        spectra = gr.Image(label="Spectra", show_label=False, format="png", interactive=False)
+                pictures = gr.Image(label="Distortions", elem_id="lab-pictures", **shown)
+        spectra = gr.Image(label="Spectra", elem_id="lab-spectra", **shown)
         relative = gr.Checkbox(False, label="Relative to the blur")
         headers = ["loss or measure", *(f"{row.label} ({row.unit})" for row in DISTORTIONS.values())]
-        numbers = gr.Dataframe(headers=headers, label="Losses and measures", interactive=False)
-        relation = gr.Image(label="Relative losses", show_label=False, format="png", interactive=False)
+        numbers = gr.Dataframe(headers=headers, label="Losses and measures", interactive=False, elem_id="lab-table")
+        relation = gr.Image(label="Relative losses", elem_id="lab-chart", **shown)
     with gr.Tab("Loss surfaces") as surface_tab:
         phase_weight = gr.Slider(0, 1, 0.2, step=0.05, label="Weight of the phase")
-        surfaces = gr.Image(label="Loss of one Fourier coefficient", show_label=False, format="png", interactive=False)
+        surfaces = gr.Image(label="Loss of one Fourier coefficient", elem_id="lab-surfaces", **shown)
     with gr.Tab("Ring") as ring_tab:
         with gr.Row():
             thickness = gr.Slider(1, 40, 8, step=1, label="Thickness (pixels)")
             kernel = gr.Slider(3, 31, 15, step=2, label="Blur kernel (pixels; sigma is a fifth)")
         ring_number = gr.Markdown()
-        rings = gr.Image(label="Ring experiment", show_label=False, format="png", interactive=False)
+        rings = gr.Image(label="Ring experiment", elem_id="lab-rings", **shown)
     with gr.Tab("Sharpness map"):
         window = gr.Slider(4, 64, 16, step=2, label="Window (pixels)")
         with gr.Row():
-            sharpness = gr.Image(label="Window scores", show_label=False, format="png", interactive=False, scale=2)
-            ordered = gr.Image(label="Sorted", show_label=False, format="png", interactive=False, scale=1)
+            sharpness = gr.Image(label="Window scores", elem_id="lab-scores", **shown, scale=2)
+            ordered = gr.Image(label="Sorted", elem_id="lab-sorted", **shown, scale=1)
 
     def strengths(current: Specimen, is_common: bool, psnr_value: float, share_value: float) -> dict[str, float]:
         return current.strengths(psnr_value if is_common else None, share_value)
@@ -319,18 +332,15 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
 
     def fill_table(current, is_relative, g, *settings):
         if current is None:
-            yield [], None
-            return
+            return [], None
         table = loss_table(current, strengths(current, *settings), g)
-        yield table_rows(table, is_relative), gr.skip()  # the chart takes as long again
-        yield gr.skip(), files.file(chart(table))
+        return table_rows(table, is_relative), files.file(chart(table))
 
     def draw_distortions(current, name, g, is_relative, *settings):
         """Figure by figure, in the order of the page: none waits for one that takes longer."""
         yield draw_pictures(current, *settings), gr.skip(), gr.skip(), gr.skip()
         yield gr.skip(), draw_spectra(current, name, g, *settings), gr.skip(), gr.skip()
-        for rows, picture in fill_table(current, is_relative, g, *settings):
-            yield gr.skip(), gr.skip(), rows, picture
+        yield gr.skip(), gr.skip(), *fill_table(current, is_relative, g, *settings)
 
     def open_file(file: dict | None) -> Specimen | None:
         return specimen(file["path"]) if file else None
