@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from modeling import ViTUNetForImageDenoising
@@ -40,8 +41,15 @@ def test_a_study_ends_in_a_table(tmp_path, image_folder, capsys):
     model = ViTUNetForImageDenoising.from_pretrained(study.folder("gated") / "model")
     assert model.config.block_type == "gated"
     assert f"{gigamacs(model):.2f}" in capsys.readouterr().out
+    other = Study(study.recipe, study.output_dir, {**study.arguments, "seed": 1}, study.variants)
+    with pytest.raises(ValueError, match=r"other values of \['seed'\]"):
+        other.train("plain", str(image_folder))
     lines = (study.folder("plain") / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 2
+
+
+def test_work_of_one_convolution():
+    assert gigamacs(torch.nn.Conv2d(3, 8, 3, padding=1), side=16) == pytest.approx(16 * 16 * 8 * 27 / 1e9)
 
 
 @pytest.mark.parametrize(

@@ -20,24 +20,33 @@ from torch import Tensor, nn
 from modeling import ViTUNetConfig, ViTUNetForImageDenoising, ViTUNetImageProcessor
 from modeling.unet import ConvBlock, FeatureModulation, GatedBlock
 
+GROWING = ("hidden_sizes", "encoder_blocks", "bottleneck_blocks", "decoder_blocks", "vit_projection_sizes")
+
 
 def grown(model: ViTUNetForImageDenoising, **changes) -> ViTUNetForImageDenoising:
-    """The same function with other fields of the config: sizes and numbers of blocks, none of them smaller.
+    """The same function with larger sizes and more blocks: the fields of the config in `GROWING`.
 
     Raises `ValueError` where the larger network cannot hold the smaller one.
     """
-    settings = model.config.to_dict()
-    settings.pop("model_type")
-    wider = tuple(changes.get("hidden_sizes", model.config.hidden_sizes)) != tuple(model.config.hidden_sizes)
-    if wider and (model.config.skip_connection == "concat" or model.config.block_type == "gated"):
+    config = model.config
+    if unknown := [name for name in changes if name not in GROWING]:
+        raise ValueError(f"{unknown} cannot change what a network computes and leave it as it is: grow {GROWING}.")
+    wider = tuple(changes.get("hidden_sizes", config.hidden_sizes)) != tuple(config.hidden_sizes)
+    if wider and ("concat" in (config.skip_connection, config.vit_join) or config.block_type == "gated"):
         raise ValueError(
             "hidden_sizes cannot grow where features are joined by concatenation or normalised over channels "
-            f"(skip_connection={model.config.skip_connection!r}, block_type={model.config.block_type!r})."
+            f"({config.skip_connection=}, {config.vit_join=}, {config.block_type=})."
         )
+    if config.block_type == "double_conv" and any(name.endswith("blocks") for name in changes):
+        raise ValueError("Blocks that are not residual cannot begin as the identity: their numbers cannot grow.")
+    if len(changes.get("hidden_sizes", config.hidden_sizes)) != len(config.hidden_sizes):
+        raise ValueError(f"hidden_sizes={changes['hidden_sizes']} must keep {len(config.hidden_sizes)} levels.")
+    settings = config.to_dict()
+    settings.pop("model_type")
     larger = ViTUNetForImageDenoising(ViTUNetConfig(**{**settings, **changes})).eval()
     small, large = dict(model.named_modules()), dict(larger.named_modules())
     if missing := [name for name, module in small.items() if type(module) is not type(large.get(name))]:
-        raise ValueError(f"{changes} leave no place for {missing[:3]}: only sizes and numbers of blocks can grow.")
+        raise ValueError(f"{changes} leave no place for {missing[:3]}: sizes and numbers of blocks can only grow.")
     halves = {id(module.projection) for module in large.values() if isinstance(module, FeatureModulation)}
     for name, layer in large.items():
         if name not in small and isinstance(layer, ConvBlock | GatedBlock):

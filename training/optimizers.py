@@ -1,9 +1,9 @@
 """Muon for convolutions and linear layers, AdamW for everything else, as one optimiser.
 
 Muon (K. Jordan et al. 2024) replaces the momentum of a weight matrix by the nearest matrix whose singular values are
-all about 1: every direction of the matrix learns at the same speed. A convolution is the matrix (C_out, C_in k k). The
-scale of Liu et al. 2025 ("Muon is scalable for LLM training", equation 4) gives its steps the length of AdamW's, so
-that one learning rate and one weight decay serve both.
+all about 1: every direction of the matrix learns at the same speed. A convolution is the matrix (C_out, C_in k k), a
+transposed one (C_in, C_out k k). The scale of Liu et al. 2025 ("Muon is scalable for LLM training", equation 4) gives
+its steps the length of AdamW's, so that one learning rate and one weight decay serve both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 # Coefficients of the quintic Newton-Schulz iteration (Jordan 2024): singular values end between 0.7 and 1.2.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
-NARROW = 12  # the image's own channels, unshuffled: the first layer's and the last layer's side
+NARROW = 12  # rows or columns of a matrix that is left to AdamW: the last layer's, to the unshuffled image
 LENGTH_OF_ADAMW = 0.2  # root mean square of an AdamW step over its learning rate
 
 

@@ -15,15 +15,19 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import yaml
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling import ViTUNetForImageDenoising
+from training.arguments import TrainingArguments, parse_arguments
 from training.checkpoints import checkpoints
+
+LAST_FILE = "preprocessor_config.json"  # that a run writes
 
 
 @dataclass(frozen=True)
@@ -53,20 +57,36 @@ class Study:
         return Path(self.output_dir) / name
 
     def train(self, name: str, dataset: str) -> Path:
-        """Trains a variant, or the rest of it -> the folder of its model."""
+        """Trains a variant, or the rest of it -> the folder of its model.
+
+        Raises `ValueError` where the folder holds a run with other arguments.
+        """
         folder = self.folder(name)
-        if not (folder / "model" / "config.json").is_file():
-            fields = {**self.arguments, **self.variants[name], "dataset": dataset, "output_dir": str(folder)}
-            fields["resume"] = bool(checkpoints(folder))
-            command = [sys.executable, "-m", "training.train", self.recipe]
-            for field, value in fields.items():
-                command += [f"--{field}", value if isinstance(value, str) else json.dumps(value)]
-            print(f"{name}: {' '.join(command[1:])}", file=sys.stderr, flush=True)
-            subprocess.run(command, check=True)
+        fields = {**self.arguments, **self.variants[name], "dataset": dataset, "output_dir": str(folder)}
+        command = [self.recipe]
+        for field, value in fields.items():
+            command += [f"--{field}", value if isinstance(value, str) else json.dumps(value)]
+        _check_same(folder, parse_arguments(command))
+        if not (folder / "model" / LAST_FILE).is_file():
+            command += ["--resume", json.dumps(bool(checkpoints(folder)))]
+            print(f"{name}: -m training.train {' '.join(command)}", file=sys.stderr, flush=True)
+            subprocess.run([sys.executable, "-m", "training.train", *command], check=True)
         return folder / "model"
 
 
-def gigamacs(model: ViTUNetForImageDenoising, side: int = 256) -> float:
+def _check_same(folder: Path, arguments: TrainingArguments) -> None:
+    path = folder / "arguments.json"
+    if not path.is_file():
+        return
+    before, now = json.loads(path.read_text()), json.loads(json.dumps(asdict(arguments)))
+    changed = [name for name in now if name not in ("resume", "stop_at_step") and before.get(name) != now[name]]
+    if changed:
+        raise ValueError(
+            f"{folder} was trained with other values of {changed}: remove it, or name another output_dir in the study."
+        )
+
+
+def gigamacs(model: nn.Module, side: int = 256) -> float:
     """Multiplications of one image of side x side pixels, in units of 10^9."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(torch.rand(1, 3, side, side))

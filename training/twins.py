@@ -5,6 +5,7 @@
 The first variant of the study is the conditioned network; every other one, a twin, has the same architecture, samples
 and steps, but its one loss fixed. On images that none has seen, the conditioned network is set to each twin's loss.
 Objective is the twin's own: the weighted sum of logarithms, so that a difference of 0.01 is one per cent of the terms.
+Each network is one run with one seed; the price stands beside its standard error over the images.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 
 import torch
+from torch import Tensor
 
 from modeling import ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
@@ -21,9 +23,9 @@ from training.study import Study
 
 
 @torch.inference_mode()
-def measured(model: ViTUNetForImageDenoising, settings: dict, files: list, level: float) -> dict[str, list[float]]:
-    """PSNR in dB, sharpness ratio and objective by setting, each a mean over the images."""
-    totals = {name: [0.0, 0.0, 0.0] for name in settings}
+def measured(model: ViTUNetForImageDenoising, settings: dict, files: list, level: float) -> dict[str, Tensor]:
+    """PSNR in dB, sharpness ratio and objective by setting: (images, 3)."""
+    rows = {name: [] for name in settings}
     for index, file in enumerate(files):
         clean = read_photograph(file)
         noisy = indexed_gaussian_noise(clean, level / 255, index)
@@ -31,13 +33,12 @@ def measured(model: ViTUNetForImageDenoising, settings: dict, files: list, level
         for name, (loss_weights, emphasis) in settings.items():
             restored = model.decode(encoded, loss_weights, emphasis)
             loss, _ = model.weighted_loss(restored, clean[None], loss_weights, emphasis)
-            values = psnr(restored[0], clean), sharpness_ratio(restored[0], clean), loss.item()
-            totals[name] = [total + value for total, value in zip(totals[name], values, strict=True)]
-    return {name: [total / len(files) for total in sums] for name, sums in totals.items()}
+            rows[name].append([psnr(restored[0], clean), sharpness_ratio(restored[0], clean), loss.item()])
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in rows.items()}
 
 
-def main(argv: list[str] | None = None) -> list[tuple[float, str, list[float], list[float]]]:
-    """-> noise level, twin, the twin's figures, the conditioned network's at the twin's setting."""
+def main(argv: list[str] | None = None) -> list[tuple[float, str, Tensor, Tensor]]:
+    """-> noise level, twin, its figures (images, 3), and those of the conditioned network at its loss."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="YAML file; its first variant is the conditioned network")
     parser.add_argument("--dataset", required=True, help="images to train on, as in training.train")
@@ -52,6 +53,8 @@ def main(argv: list[str] | None = None) -> list[tuple[float, str, list[float], l
         model = ViTUNetForImageDenoising.from_pretrained(study.train(name, arguments.dataset)).eval()
         networks[name] = model.to(memory_format=torch.channels_last)
     conditioned, *twins = networks
+    if networks[conditioned].config.loss_balance != "log":
+        raise ValueError("The price in per cent needs loss_balance: log in the study's model_config.")
     settings = {
         name: (networks[name].config.loss_weights, networks[name].config.high_frequency_emphasis) for name in twins
     }
@@ -59,15 +62,19 @@ def main(argv: list[str] | None = None) -> list[tuple[float, str, list[float], l
 
     rows = []
     print(f"{len(files)} images; each pair: twin, conditioned network at the twin's loss")
-    head = f"{'sigma':<7}{'twin':<24}{'PSNR dB':>18}{'difference':>12}"
-    print(f"{head}{'sharpness ratio':>18}{'objective':>20}{'price %':>9}")
+    head = f"{'sigma':<7}{'twin':<22}{'PSNR dB':>18}{'difference':>20}"
+    print(f"{head}{'sharpness ratio':>18}{'objective':>20}{'price %':>19}")
     for level in arguments.noise_level:
         shared = measured(networks[conditioned], settings, files, level)
         for name in twins:
             own, ours = measured(networks[name], {name: settings[name]}, files, level)[name], shared[name]
             rows.append((level, name, own, ours))
-            print(f"{level:<7g}{name:<24}{own[0]:>9.3f}{ours[0]:>9.3f}{ours[0] - own[0]:>+12.3f}", end="")
-            print(f"{own[1]:>9.3f}{ours[1]:>9.3f}{own[2]:>10.3f}{ours[2]:>10.3f}{100 * (ours[2] - own[2]):>+9.2f}")
+            (twin_psnr, twin_ratio, twin_loss), (psnr_here, ratio, loss) = own.mean(0).tolist(), ours.mean(0).tolist()
+            difference, _, price = (ours - own).mean(0).tolist()
+            error, _, price_error = ((ours - own).std(0) / len(files) ** 0.5).tolist()
+            print(f"{level:<7g}{name:<22}{twin_psnr:>9.3f}{psnr_here:>9.3f}{difference:>+11.3f} +-{error:.3f}", end="")
+            print(f"{twin_ratio:>11.3f}{ratio:>9.3f}{twin_loss:>10.3f}{loss:>10.3f}", end="")
+            print(f"{100 * price:>+10.2f} +- {100 * price_error:.2f}")
     return rows
 
 
