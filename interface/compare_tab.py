@@ -1,29 +1,22 @@
 """The Compare tab: one photograph under up to four settings, side by side, under one magnifying glass.
 
 It opens with the figure of "Denoising autoencoders, part 3": the pixel loss, with regional sharpness, with frequency,
-and with the emphasis on high frequencies. Every picture stands beside what an editor could do to the first of them:
-unsharp masking.
+and with the emphasis on high frequencies. One of the settings is what an editor could do to the first of them: unsharp
+masking.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import gradio as gr
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from interface.chooser import QUIET, Chooser
 from interface.denoise_tab import FIDELITY_CORNER, preset_labels, scores
-from interface.pictures import (
-    EXAMPLE_NOISE_LEVEL,
-    MAX_NOISE_LEVEL,
-    Photograph,
-    Pictures,
-    example_gallery,
-    opened,
-)
+from interface.pictures import NO_REFERENCE, PUT_AWAY, Photograph, Pictures, on_page
 from interface.restorer import AS_STARTED, Networks, Restore, TrainedHere
 from modeling import PRESETS
 from modeling.losses import pixel
@@ -125,7 +118,7 @@ def unsharp_mask(image: Tensor, amount: float) -> Tensor:
 def numbers(restored: Tensor, photograph: Photograph) -> str:
     """Markdown: PSNR, SSIM, sharpness ratio and mean squared error, where there is a clean reference."""
     if not photograph.noise:
-        return "No clean reference."
+        return NO_REFERENCE
     restored = restored.clamp(0, 1)
     decibels, similarity, sharpness = scores(restored, photograph.photo)
     error = pixel(restored[None], photograph.photo[None]).item()
@@ -151,8 +144,7 @@ def build_compare_tab(
         trained: further networks to choose from, if there are any.
         elsewhere: state with the `Photograph` of another tab, which is the first to be looked at.
     """
-    pictures, networks = Pictures(), Networks(restore, tuple(terms), trained)
-    others = [elsewhere] if elsewhere is not None else []
+    pictures, networks = Pictures(), Networks(restore, terms, max_emphasis, trained)
     labels = preset_labels(terms) or {"mse": "MSE"}
     choices = [(label, name) for name, label in {**labels, **OTHERS}.items() if terms or name != OWN]
     first = [name for name in FIRST_POST if name in labels]
@@ -160,14 +152,7 @@ def build_compare_tab(
 
     with gr.Column(elem_id="compare"):
         with gr.Row():
-            with gr.Column(scale=1, min_width=180):
-                upload = gr.UploadButton("Open a photograph", size="sm", elem_id="compare-upload")
-                same = gr.Button("That of the tab Denoise", size="sm", visible=bool(others))
-            with gr.Column(scale=3, min_width=280):
-                gallery = example_gallery(examples)
-            added_noise = gr.Slider(
-                0, MAX_NOISE_LEVEL, EXAMPLE_NOISE_LEVEL, step=1, label="Add noise (sigma, of 255)", scale=2
-            )
+            chooser = Chooser(tab, examples, elsewhere, "compare")
         gr.HTML(html_template=GLASS_HTML, css_template=GLASS_CSS, js_on_load=GLASS_SCRIPT, elem_id="glass")
         slots = []
         with gr.Row():
@@ -195,8 +180,8 @@ def build_compare_tab(
                             for term, label in terms.items()
                         ]
                         emphasis = gr.Slider(0, max_emphasis, 0, step=0.1, label="High-frequency emphasis")
-                slots.append((setting, chosen, picture, measures, amount, own, weights, emphasis))
-    seen = gr.State(None, time_to_live=3600)  # Photograph
+                shown = gr.State(None)  # photograph's key, and how it was restored
+                slots.append((setting, chosen, picture, measures, shown, amount, own, weights, emphasis))
 
     def restored(photograph: Photograph, name: str, network: str, strength: float, *values) -> Tensor:
         if name in (NOISY, CLEAN):
@@ -212,14 +197,20 @@ def build_compare_tab(
         image = network_restores(photograph.noisy, *(own_setting if has_sliders else (None, None)), None)
         return unsharp_mask(image, strength) if name == UNSHARP else image
 
-    def redraw(photograph: Photograph | None, name: str, *setting):
+    @on_page
+    def redraw(photograph: Photograph | None, before, name: str, *setting):
+        """Writes the photograph, too, which is kept for an hour from then on."""
+        if photograph is None and before is not None:
+            raise ValueError(PUT_AWAY)
         if photograph is None or name == NOTHING:
-            return None, ""
-        try:
-            image = restored(photograph, name, *setting)
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
-        return pictures.file(image), "" if name == CLEAN else numbers(image, photograph)
+            return None, "", None, photograph
+        asked = (photograph.key, name, *setting)
+        if asked == before:  # the tab is opened again
+            return gr.skip(), gr.skip(), asked, photograph
+        if name == CLEAN and not photograph.noise:
+            return None, NO_REFERENCE, asked, photograph
+        image = restored(photograph, name, *setting)
+        return pictures.file(image), "" if name == CLEAN else numbers(image, photograph), asked, photograph
 
     def show_controls(name: str):
         return gr.update(visible=name == UNSHARP), gr.update(visible=name == OWN)
@@ -228,31 +219,14 @@ def build_compare_tab(
         found = networks.choices(*used)
         return [gr.update(choices=found, visible=len(found) > 1, value=name) for name in used]
 
-    def start(photograph: Photograph | None, other: Photograph | None = None):
-        photograph = photograph or other or (opened(str(examples[0]), EXAMPLE_NOISE_LEVEL) if examples else None)
-        return photograph, photograph.noise if photograph else gr.skip()
-
-    def pick(event: gr.SelectData) -> tuple[Photograph, float]:
-        return opened(str(examples[event.index]), EXAMPLE_NOISE_LEVEL), EXAMPLE_NOISE_LEVEL
-
-    quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
-    new_photograph = [
-        tab.select(start, [seen, *others], [seen, added_noise], **quiet),
-        gallery.select(pick, None, [seen, added_noise], **quiet),
-        upload.upload(lambda path: (opened(path, 0), 0), upload, [seen, added_noise], **quiet),
-        added_noise.input(
-            lambda photograph, noise: photograph and photograph.with_noise(noise), [seen, added_noise], seen, **quiet
-        ),
-    ]
-    if others:
-        new_photograph.append(same.click(partial(start, None), others, [seen, added_noise], **quiet))
     if trained is not None:
         used = [slot[1] for slot in slots]
-        tab.select(look_for_networks, used, used, **quiet)
-    for setting, chosen, picture, measures, amount, own, weights, emphasis in slots:
-        inputs = [seen, setting, chosen, amount, *weights, emphasis]
-        for event in new_photograph:
-            event.success(redraw, inputs, [picture, measures], **quiet)
+        tab.select(look_for_networks, used, used, **QUIET)
+    for setting, chosen, picture, measures, shown, amount, own, weights, emphasis in slots:
+        inputs = [chooser.seen, shown, setting, chosen, amount, *weights, emphasis]
+        outputs = [picture, measures, shown, chooser.seen]
+        for event in chooser.events:
+            event.success(redraw, inputs, outputs, **chooser.in_turn)
         changed = [setting.select, chosen.select, amount.input, *(slider.input for slider in [*weights, emphasis])]
-        gr.on(changed, redraw, inputs, [picture, measures], **quiet)
-        setting.select(show_controls, setting, [amount, own], **quiet)
+        gr.on(changed, redraw, inputs, outputs, **chooser.in_turn)
+        setting.select(show_controls, setting, [amount, own], **QUIET)

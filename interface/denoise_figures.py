@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interface.figures import Chart, MarkedChart, charts
 from interface.painting import held_where
-from interface.pictures import Photograph, to_image
+from interface.pictures import Photograph, centre, to_image
 from interface.restorer import Restore
 from modeling import LOSS_TERMS
 from modeling.losses import sharpness_scores
@@ -30,12 +30,6 @@ RINGS = 48  # of the radial spectra
 CROP_SIDE, CROP_ZOOM = 96, 3
 OVERVIEW_SIDE = 416
 FREQUENCY = "frequency (cycles per pixel)"
-
-
-def centre(image: Tensor, side: int) -> Tensor:
-    """The central square (..., H, W) -> (..., side, side), or what there is of it."""
-    top, left = (max(0, (length - side) // 2) for length in image.shape[-2:])
-    return image[..., top : top + side, left : left + side].contiguous()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

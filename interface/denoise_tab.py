@@ -19,28 +19,32 @@ from interface.figure_tabs import FigureTabs, View
 from interface.painting import (
     EVERYWHERE,
     LOOKED_AT,
+    MASKED,
     PAINTED,
     PLACES,
     backdrop,
     brush,
     held_where,
+    mask_area,
     painted_area,
     sharp_area,
 )
 from interface.pictures import (
     EXAMPLE_NOISE_LEVEL,
+    HOUR,
     MAX_NOISE_LEVEL,
+    NO_REFERENCE,
+    PUT_AWAY,
     Photograph,
     Pictures,
     example_gallery,
+    on_page,
     opened,
 )
-from interface.restorer import AS_STARTED, Networks, Restore, TrainedHere
+from interface.restorer import AS_STARTED, Attention, Networks, Restore, TrainedHere
 from modeling import PRESETS
 from modeling.image_files import save_restored
 from modeling.metrics import psnr, sharpness_ratio, ssim
-
-NO_REFERENCE = "No reference: add noise to a clean photograph to see PSNR, SSIM and the sharpness ratio."
 
 
 def scores(image: Tensor, clean: Tensor) -> tuple[float, float, float]:
@@ -76,7 +80,7 @@ def build_denoise_tab(
     examples: list[Path],
     trained: TrainedHere | None = None,
     tab: gr.Tab | None = None,
-    attention: Callable[[Tensor, float | None], Tensor] | None = None,
+    attention: Attention | None = None,
 ) -> gr.State:
     """Lays out the tab, and returns the state that holds the `Photograph` which is open.
 
@@ -88,10 +92,14 @@ def build_denoise_tab(
         examples: clean photographs; the first is shown when the page opens.
         trained: further networks to choose from, if there are any.
         tab: opening it looks for them again.
-        attention: noisy image, noise level or `None` -> where the ViT looks (1, 1, h, w), if there is one.
+        attention: where this network's ViT looks, if it has one.
     """
-    pictures, networks = Pictures(), Networks(restore, terms, trained)
-    places = {place: label for place, label in PLACES.items() if place != LOOKED_AT or attention is not None}
+    pictures, networks = Pictures(), Networks(restore, terms, max_emphasis, trained, attention)
+
+    def places(name: str) -> list[tuple[str, str]]:
+        """(label, place) that a network can be told."""
+        has_vit = networks.attention(name) is not None
+        return [(label, place) for place, label in PLACES.items() if place != LOOKED_AT or has_vit]
 
     with gr.Row():
         with gr.Column(scale=2):
@@ -132,10 +140,11 @@ def build_denoise_tab(
                 info="Acts through the frequency terms.",
             )  # fmt: skip
             where = gr.Dropdown(
-                [(label, place) for place, label in places.items()], value=EVERYWHERE, label="Where", elem_id="where",
+                places(AS_STARTED), value=EVERYWHERE, label="Where", elem_id="where",
                 info="The setting holds there, the pixel loss alone elsewhere.", visible=bool(terms),
             )  # fmt: skip
             canvas = brush()
+            mask = gr.UploadButton("Open a mask", file_types=["image"], visible=False, size="sm", elem_id="mask")
             with gr.Accordion("Noise level that the network is told", open=False):
                 automatic = gr.Checkbox(True, label="Automatic")
                 level = gr.Slider(0, MAX_NOISE_LEVEL, 25, step=1, label="Noise level (sigma, of 255)")
@@ -156,13 +165,14 @@ def build_denoise_tab(
             download = gr.DownloadButton(visible="hidden", elem_id="download")
             figures = FigureTabs(pictures, terms, max_emphasis)
 
-    seen = gr.State(None, time_to_live=3600)  # Photograph
+    seen = gr.State(None, time_to_live=HOUR)  # Photograph
+    is_open = gr.State(False)  # and stays so when the photograph is put away
     network = gr.State(AS_STARTED)  # name of the one in use
-    result = gr.State(None, time_to_live=3600)  # photograph's key and network, restored image
+    result = gr.State(None, time_to_live=HOUR)  # photograph's key and network, restored image
     # Photograph's key, network and noise level, and the rows of measures that no slider of the loss changes.
-    references = gr.State(None, time_to_live=3600)
-    painted = gr.State(None, time_to_live=3600)  # photograph's key, area
-    area = gr.State((None, None), time_to_live=3600)  # what it was made of, area or None
+    references = gr.State(None, time_to_live=HOUR)
+    painted = gr.State(None)  # the picture's name, area
+    area = gr.State((None, None), time_to_live=HOUR)  # what it was made of, area or None
     controls = [*weights, emphasis, automatic, level]
 
     def unpack(has_sliders: bool, values) -> tuple[Mapping[str, float] | None, float | None, float | None]:
@@ -176,32 +186,40 @@ def build_denoise_tab(
         """-> what the area was made of, and the area; `known` is the last one."""
         if place == EVERYWHERE:
             return None, None
-        if place == PAINTED:
-            key = painting and painting[0]
-            return None, painting[1] if key == photograph.key else torch.zeros(1, 1, 1, 1)
+        if place in (PAINTED, MASKED):
+            picture = painting and painting[0]
+            return None, painting[1] if picture == photograph.picture else torch.zeros(1, 1, 1, 1)
         key = (place, photograph.key, name, noise_level)
         if known[0] == key:
             return known
         if place == LOOKED_AT:
-            return key, attention(photograph.noisy, noise_level)
+            attends = networks.attention(name)
+            if attends is None:
+                raise ValueError("This network has no ViT: choose another place for the setting.")
+            return key, attends(photograph.noisy, noise_level)
         return key, sharp_area(networks.in_use(name)[0](photograph.noisy, FIDELITY_CORNER, 0.0, noise_level))
 
-    def redraw(photograph: Photograph | None, name: str, painting, known, *values):
-        if photograph is None:
-            return None, None, known
-        *values, place = values
-        try:
-            network_restores, has_sliders = networks.in_use(name)
-            loss_weights, emphasis_value, noise_level = unpack(has_sliders, values)
-            if has_sliders:
-                known = area_of(photograph, name, place, painting, known, noise_level)
-                loss_weights, emphasis_value = held_where(known[1], loss_weights, emphasis_value)
-            restored = network_restores(photograph.noisy, loss_weights, emphasis_value, noise_level)
-        except (ValueError, ImportError) as error:  # activation maps need a library of their own
-            raise gr.Error(str(error)) from error
-        before = pictures.file(photograph.noisy, photograph.key)
-        return (before, pictures.file(restored)), ((photograph.key, name), restored), known
+    def there(photograph: Photograph | None, was_open: bool) -> bool:
+        if photograph is None and was_open:
+            raise ValueError(PUT_AWAY)
+        return photograph is not None
 
+    @on_page
+    def redraw(photograph: Photograph | None, was_open: bool, name: str, painting, known, *values):
+        """Writes the photograph, too: a state's hour counts from when it was last written."""
+        if not there(photograph, was_open):
+            return None, None, known, None, False
+        *values, place = values
+        network_restores, has_sliders = networks.in_use(name)
+        loss_weights, emphasis_value, noise_level = unpack(has_sliders, values)
+        if has_sliders:
+            known = area_of(photograph, name, place, painting, known, noise_level)
+            loss_weights, emphasis_value = held_where(known[1], loss_weights, emphasis_value)
+        restored = network_restores(photograph.noisy, loss_weights, emphasis_value, noise_level)
+        shown = pictures.file(photograph.noisy, photograph.key), pictures.file(restored)
+        return shown, ((photograph.key, name), restored), known, photograph, True
+
+    @on_page
     def measure(photograph: Photograph | None, name: str, restored, known, *values):
         if photograph is None or restored is None:
             return "", None
@@ -226,8 +244,9 @@ def build_denoise_tab(
         table = scores_table({**known[1], "**your setting**": scores(restored[1], photograph.photo)})
         return table, known
 
-    def draw(photograph: Photograph | None, name: str, restored, held, opened_figure, known, place, *values):
-        if photograph is None or restored is None or restored[0] != (photograph.key, name):
+    @on_page
+    def draw(photograph, was_open: bool, name: str, restored, held, opened_figure, known, place, *values):
+        if not there(photograph, was_open) or restored is None or restored[0] != (photograph.key, name):
             return gr.skip()
         network_restores, has_sliders = networks.in_use(name)
         setting = unpack(has_sliders, values)
@@ -235,8 +254,8 @@ def build_denoise_tab(
         return figures.draw(view, opened_figure, known, place)
 
     def choose_place(photograph: Photograph | None, place: str, restored):
-        """The brush appears where it is needed, with nothing painted."""
-        return show_brush(photograph, place, restored), None
+        """The brush, or the button for a mask, appears where it is needed, with nothing painted."""
+        return show_brush(photograph, place, restored), gr.update(visible=place == MASKED), None
 
     def show_brush(photograph: Photograph | None, place: str, restored):
         if place != PAINTED or photograph is None or restored is None:
@@ -244,28 +263,31 @@ def build_denoise_tab(
         return gr.update(visible=True, value=backdrop(restored[1]))
 
     def paint(photograph: Photograph | None, event: gr.EventData):
-        return photograph and (photograph.key, painted_area(event.mask))
+        return photograph and (photograph.picture, painted_area(event.mask))
 
-    def save_picture(photograph: Photograph | None, restored) -> str:
-        if photograph is None or restored is None:
-            raise gr.Error("There is no picture to download: open a photograph first.")
+    @on_page
+    def open_mask(photograph: Photograph | None, file: dict):
+        return photograph and (photograph.picture, mask_area(file["path"]))
+
+    @on_page
+    def save_picture(photograph: Photograph | None, was_open: bool, restored) -> str:
+        if not there(photograph, was_open) or restored is None:
+            raise ValueError("There is no picture to download: open a photograph first.")
+        if not Path(photograph.path).is_file():  # Gradio deletes what was uploaded
+            raise ValueError(PUT_AWAY)
         name = f"{Path(photograph.path).stem}-restored-{uuid.uuid4().hex[:6]}.png"
-        try:
-            return pictures.written(name, lambda path: save_restored(restored[1], photograph.path, path))
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
+        return pictures.written(name, lambda path: save_restored(restored[1], photograph.path, path))
 
     def look_for_networks(name: str) -> dict:
         choices = networks.choices(name)
         return gr.update(choices=choices, visible=len(choices) > 1, value=name)
 
+    @on_page
     def switch(name: str):
-        try:
-            has_sliders = networks.in_use(name)[1]
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
-        place = gr.update(visible=has_sliders, value=EVERYWHERE)
-        return [name, place, gr.update(visible=False), *[gr.update(visible=has_sliders)] * (len(weights) + 2)]
+        has_sliders = networks.in_use(name)[1]
+        place = gr.update(choices=places(name), visible=has_sliders, value=EVERYWHERE)
+        hidden = gr.update(visible=False)
+        return [name, place, hidden, hidden, *[gr.update(visible=has_sliders)] * (len(weights) + 2)]
 
     def open_example(index: int) -> tuple[str, int, Photograph]:
         path = str(examples[index])
@@ -287,41 +309,46 @@ def build_denoise_tab(
     # "always_last": while a call runs, newer ones wait, and of those the last is made. None is lost, none piles up.
     quiet = {"show_progress": "hidden", "trigger_mode": "always_last"}
     private = {**quiet, "api_visibility": "private"}
+    # What writes the photograph takes turns, so that an older one is never written back over a newer one.
+    in_turn = {"concurrency_id": "photograph", "concurrency_limit": 1}
 
     def draw_after(event: Callable) -> None:
-        inputs = [seen, network, result, area, *figures.inputs, *controls]
+        inputs = [seen, is_open, network, result, area, *figures.inputs, *controls]
         # One at a time, whatever asked for it: the next one finds the curves that this one computes.
         event(draw, inputs, figures.outputs, **private, concurrency_id="figures", concurrency_limit=1)
 
     def redraw_after(event: Callable, **options):
         """The picture first, the measures and the figure after it: the eye does not wait for them."""
-        inputs = [seen, network, painted, area, *controls, where]
-        drawn = event(redraw, inputs, [before_after, result, area], **quiet, **options)
+        inputs = [seen, is_open, network, painted, area, *controls, where]
+        drawn = event(redraw, inputs, [before_after, result, area, seen, is_open], **quiet, **in_turn, **options)
         inputs = [seen, network, result, references, *controls]
         draw_after(drawn.success(measure, inputs, [measures, references], **private).success)
         return drawn
 
     new_photograph = [
-        gallery.select(pick, None, [upload, added_noise, seen], **private),
+        gallery.select(pick, None, [upload, added_noise, seen], **private, **in_turn),
         # Not preprocessed: Gradio would open the file itself, and fail without a word on one that is no image.
-        upload.upload(open_upload, upload, [added_noise, seen], preprocess=False, **quiet, api_name="open"),
-        upload.clear(lambda: None, None, seen, **private),
-        added_noise.input(add_noise, [seen, added_noise], seen, **quiet, api_name="add_noise"),
+        upload.upload(open_upload, upload, [added_noise, seen], preprocess=False, **quiet, **in_turn, api_name="open"),
+        upload.clear(lambda: (None, False), None, [seen, is_open], **private, **in_turn),
     ]
     if examples:
-        new_photograph.append(app.load(lambda: open_example(0), None, [upload, added_noise, seen], **private))
+        new_photograph.append(
+            app.load(lambda: open_example(0), None, [upload, added_noise, seen], **private, **in_turn)
+        )
     new_setting = [
+        added_noise.input(add_noise, [seen, added_noise], seen, **quiet, **in_turn, api_name="add_noise"),
         *(
             button.click(partial(choose, name), None, [*weights, emphasis], **private)
             for name, button in buttons.items()
         ),
-        where.select(choose_place, [seen, where, result], [canvas, painted], **private),
+        where.select(choose_place, [seen, where, result], [canvas, mask, painted], **private),
         canvas.input(paint, seen, painted, **private),
+        mask.upload(open_mask, [seen, mask], painted, preprocess=False, **private),
     ]
     if trained is not None:
         gr.on([app.load] + ([tab.select] if tab else []), look_for_networks, network, chosen, **private)
         new_setting.append(
-            chosen.input(switch, chosen, [network, where, canvas, *weights, emphasis, presets], **private)
+            chosen.input(switch, chosen, [network, where, canvas, mask, *weights, emphasis, presets], **private)
         )
     for event in new_photograph:
         drawn = redraw_after(event.success, api_visibility="private")
@@ -331,7 +358,7 @@ def build_denoise_tab(
     redraw_after(partial(gr.on, [control.input for control in controls]), api_name="denoise")
     for event in figures.events(seen, **private):
         draw_after(event)
-    save.click(save_picture, [seen, result], download, **private).success(
+    save.click(save_picture, [seen, is_open, result], download, **private).success(
         None, None, None, js="() => document.querySelector('#download').click()"
     )
     return seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import gradio as gr
@@ -17,15 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
+from interface.chooser import QUIET, Chooser
 from interface.figures import INCH, Panel, panels, rendered
-from interface.pictures import (
-    EXAMPLE_NOISE_LEVEL,
-    MAX_NOISE_LEVEL,
-    Photograph,
-    Pictures,
-    example_gallery,
-    opened,
-)
+from interface.pictures import HOUR, PUT_AWAY, Photograph, Pictures, centre, on_page
 from modeling.explain import METHODS, TARGETS, filtered
 
 Explain = Callable[..., Tensor]  # noisy image, method, layer, target, and options by name -> map (H, W)
@@ -34,6 +28,10 @@ MAX_CHANNELS = 8  # of methods that run the network once per channel
 COLOURS = "inferno"
 OVERLAY = 0.75  # opacity where a map is 1
 STRIP_COLUMNS = 6
+NETWORK_NOTE = (
+    "Maps of the app's own network at its default loss (the pixel loss, as it ships), noise level unknown: "
+    "the settings of the other tabs have no part in them."
+)
 Box = tuple[float, float, float]  # centre from the left, centre from the top, side: shares of the image's sides
 Band = tuple[float, float]  # cycles per pixel
 
@@ -44,22 +42,14 @@ class Specimen:
 
     noisy: Tensor  # (3, H, W)
     explain: Explain
+    key: str = ""  # of its photograph
 
     def __post_init__(self) -> None:
         self.map = lru_cache(maxsize=128)(self._map)
 
     def _map(self, method: str, layer: str, target: str, box: Box, band: Band) -> Tensor:
         region = region_mask(self.noisy.shape[-2:], box) if target == "region" else None
-        try:
-            return self.explain(self.noisy, method, layer, target, region=region, band=band, max_channels=MAX_CHANNELS)
-        except (ValueError, ImportError) as error:
-            raise gr.Error(str(error)) from error
-
-
-def centre(image: Tensor, side: int = MAX_SIDE) -> Tensor:
-    """The middle of (3, H, W), at most `side` pixels high and wide."""
-    top, left = (max(0, (length - side) // 2) for length in image.shape[-2:])
-    return image[:, top : top + side, left : left + side].contiguous()
+        return self.explain(self.noisy, method, layer, target, region=region, band=band, max_channels=MAX_CHANNELS)
 
 
 def region_edges(size: tuple[int, int], box: Box) -> tuple[int, int, int, int]:
@@ -157,21 +147,14 @@ def build_explain_tab(
         elsewhere: state with the `Photograph` of another tab, which is the first to be looked at.
     """
     files = Pictures()
-    others = [elsewhere] if elsewhere is not None else []
     of_vit = [layer for layer in layers if layer.startswith("vit")]
     of_unet = [layer for layer in layers if not layer.startswith("vit")]
     picture = {"show_label": False, "format": "png", "interactive": False, "buttons": ["download"]}
 
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            with gr.Row():
-                upload = gr.UploadButton("Open a photograph", size="sm", elem_id="explain-upload")
-                same = gr.Button("That of the tab Denoise", size="sm", visible=bool(others))
-            gallery = example_gallery(examples)
-            added_noise = gr.Slider(
-                0, MAX_NOISE_LEVEL, EXAMPLE_NOISE_LEVEL, step=1, label="Add noise (sigma, of 255)",
-                info=f"The central {MAX_SIDE} x {MAX_SIDE} pixels are shown.",
-            )  # fmt: skip
+            info = f"The central {MAX_SIDE} x {MAX_SIDE} pixels are shown."
+            chooser = Chooser(tab, examples, elsewhere, "explain", info)
             method = gr.Dropdown(
                 [(row.label, name) for name, row in METHODS.items()],
                 value="eigencam",
@@ -212,28 +195,34 @@ def build_explain_tab(
                 low = gr.Slider(0, 0.95, 0.4, step=0.05, label="Lower", min_width=120)
                 high = gr.Slider(0.05, 1, 0.9, step=0.05, label="Upper", min_width=120)
         with gr.Column(scale=5):
+            gr.Markdown(NETWORK_NOTE)
             figure = gr.Image(label="Activation maps", elem_id="explain-figure", **picture)
             strip = gr.Image(label="All stages", elem_id="explain-strip", **picture)
-    seen = gr.State(None, time_to_live=3600)  # Photograph
-    specimen = gr.State(None, time_to_live=3600)
+    specimen = gr.State(None, time_to_live=HOUR)
+    # The photograph's key and the setting of what is shown: it is not made again when the tab is.
+    in_figure, in_strip = gr.State(None), gr.State(None)
 
-    def examined(photograph: Photograph | None) -> Specimen | None:
-        return None if photograph is None else Specimen(centre(photograph.noisy), explain)
+    def examined(photograph: Photograph | None, current: Specimen | None) -> Specimen | None:
+        if photograph is None or (current is not None and current.key == photograph.key):
+            return current
+        return Specimen(centre(photograph.noisy, MAX_SIDE), explain, photograph.key)
 
     def shown(current: Specimen, layer: str, name: str, aim: str, is_filtered, lower, upper, *options) -> Tensor:
         *place, lowest, highest = options
-        frequencies = (min(lowest, highest), max(lowest, highest) + 0.01)  # the sliders' step: never empty
+        frequencies = (min(lowest, highest), max(lowest, highest) + 0.01 * (lowest == highest))  # never empty
         activation = current.map(name, layer, aim, tuple(place), frequencies)
-        if not is_filtered:
-            return activation
-        try:
-            return filtered(activation, lower, upper)
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
+        return filtered(activation, lower, upper) if is_filtered else activation
 
-    def draw(current: Specimen | None, first, second, *setting):
+    @on_page
+    def draw(photograph: Photograph | None, current: Specimen | None, before, first, second, *setting):
+        """Writes photograph and specimen, too, which are kept for an hour from then on."""
         if current is None:
-            return None
+            if before is not None:
+                raise ValueError(PUT_AWAY)
+            return None, None, None, photograph
+        asked = (current.key, first, second, *setting)
+        if asked == before:
+            return gr.skip(), asked, current, photograph
         name, aim = setting[:2]
         chosen = {"ViT": first, "U-Net": second}
         maps = {
@@ -243,15 +232,19 @@ def build_explain_tab(
         }
         acts = aim == "region" and METHODS[name].uses_target
         edges = region_edges(current.noisy.shape[-2:], tuple(setting[5:8])) if acts else None
-        return files.file(map_figure(current.noisy, maps, edges))
+        return files.file(map_figure(current.noisy, maps, edges)), asked, current, photograph
 
-    def draw_strip(current: Specimen | None, progress=gr.Progress(), *setting):  # noqa: B008 (Gradio looks for it)
+    @on_page
+    def draw_strip(current: Specimen | None, before, progress=gr.Progress(), *setting):  # noqa: B008 (Gradio finds it)
         name, aim = setting[:2]
         if current is None or METHODS[name].runs_per_channel:
-            return gr.update(value=None, visible=False)
+            return gr.update(value=None, visible=False), None
+        asked = (current.key, *setting)
+        if asked == before:
+            return gr.skip(), asked
         able = [layer for layer in layers if can_show(name, aim, layer)]
         maps = {layer: shown(current, layer, *setting) for layer in progress.tqdm(able, unit="layers")}
-        return gr.update(value=files.file(strip_figure(maps)), visible=True)
+        return gr.update(value=files.file(strip_figure(maps)), visible=True), asked
 
     def explain_choice(name: str, aim: str):
         acts = METHODS[name].uses_target
@@ -262,39 +255,18 @@ def build_explain_tab(
             gr.update(visible=acts and aim == "band_energy"),
         )
 
-    def start(photograph: Photograph | None, other: Photograph | None = None):
-        photograph = photograph or other or (opened(str(examples[0]), EXAMPLE_NOISE_LEVEL) if examples else None)
-        return photograph, photograph.noise if photograph else gr.skip()
-
-    def pick(event: gr.SelectData) -> tuple[Photograph, float]:
-        return opened(str(examples[event.index]), EXAMPLE_NOISE_LEVEL), EXAMPLE_NOISE_LEVEL
-
     setting = [method, target, thresholds, low, high, *box, *band]
-    quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
     # Two queues, so that the figure never waits for a strip that is no longer wanted.
-    work = {"trigger_mode": "always_last", "api_visibility": "private", "show_progress": "minimal"}
-    of_figure, of_strip = ({**work, "concurrency_id": f"explain_{name}"} for name in ("figure", "strip"))
-    looked_at = [
-        tab.select(start, [seen, *others], [seen, added_noise], **quiet),
-        gallery.select(pick, None, [seen, added_noise], **quiet),
-        upload.upload(lambda path: (opened(path, 0), 0), upload, [seen, added_noise], **quiet),
-        added_noise.input(
-            lambda photograph, noise: photograph and photograph.with_noise(noise), [seen, added_noise], seen, **quiet
-        ),
-    ]
-    if others:
-        looked_at.append(same.click(lambda other: start(None, other), others, [seen, added_noise], **quiet))
-    for event in looked_at:
-        drawn = event.success(examined, seen, specimen, **quiet)
-        drawn = drawn.success(draw, [specimen, vit_layer, unet_layer, *setting], figure, **of_figure)
-        drawn.success(draw_strip, [specimen, *setting], strip, **of_strip)
+    of_figure = {**chooser.in_turn, "show_progress": "minimal"}
+    of_strip = {**QUIET, "show_progress": "minimal", "concurrency_id": "explain_strip"}
+
+    def draw_after(event: Callable):
+        inputs = [chooser.seen, specimen, in_figure, vit_layer, unet_layer, *setting]
+        drawn = event(draw, inputs, [figure, in_figure, specimen, chooser.seen], **of_figure)
+        drawn.success(draw_strip, [specimen, in_strip, *setting], [strip, in_strip], **of_strip)
+
+    for event in chooser.events:
+        draw_after(event.success(examined, [chooser.seen, specimen], specimen, **chooser.in_turn).success)
     gr.on([method.input, target.input], explain_choice, [method, target],
-          [target, note, region_controls, band_controls], **quiet)  # fmt: skip
-    changed = gr.on(
-        [control.input for control in (*setting, vit_layer, unet_layer)],
-        draw,
-        [specimen, vit_layer, unet_layer, *setting],
-        figure,
-        **of_figure,
-    )
-    changed.success(draw_strip, [specimen, *setting], strip, **of_strip)
+          [target, note, region_controls, band_controls], **QUIET)  # fmt: skip
+    draw_after(partial(gr.on, [control.input for control in (*setting, vit_layer, unet_layer)]))

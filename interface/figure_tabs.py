@@ -18,7 +18,7 @@ from interface.denoise_figures import (
     spectrum_charts,
     zoomed,
 )
-from interface.pictures import Photograph, Pictures
+from interface.pictures import HOUR, NO_REFERENCE, Photograph, Pictures
 from interface.restorer import Restore
 
 TRADE_OFF, ZOOM, SPECTRUM = "Trade-off", "Zoom", "Spectrum"
@@ -26,7 +26,6 @@ TRADE_OFF_NOTE = (
     f"Each curve is one slider's travel on the central {TRADE_OFF_SIDE} x {TRADE_OFF_SIDE} pixels, from the pixel loss "
     "to that term alone. **The dot is your setting.** Up is faithful, right is sharp."
 )
-NO_REFERENCE = "No clean reference: what a slider costs can be measured where noise is added to a clean photograph."
 NO_SLIDERS = "The loss of this network is fixed: it has no sliders whose travel could be shown."
 ENERGY_NOTE = "Energy without correlation is noise, not detail: read the two side by side."
 
@@ -74,8 +73,8 @@ class FigureTabs:
                 gr.Markdown(ENERGY_NOTE)
                 self.spectrum = gr.Image(show_label=False, container=False, elem_id="spectrum", **shown)
         self.opened = gr.State(TRADE_OFF)
-        self.trade_off = gr.State(None, time_to_live=3600)  # what it was computed of, TradeOff
-        self.place = gr.State(None, time_to_live=3600)  # photograph's key, (x, y) in pixels
+        self.trade_off = gr.State(None, time_to_live=HOUR)  # what it was computed of, TradeOff
+        self.place = gr.State(None)  # the picture's name, (x, y) in pixels
         self.tabs = {TRADE_OFF: trade_off_tab, ZOOM: zoom_tab, SPECTRUM: spectrum_tab}
 
     @property
@@ -98,7 +97,7 @@ class FigureTabs:
         if photograph is None:
             return None
         scale = overview_scale(photograph.photo)
-        return photograph.key, (event.index[0] / scale, event.index[1] / scale)
+        return photograph.picture, (event.index[0] / scale, event.index[1] / scale)
 
     def draw(self, view: View, opened: str, trade_off, place) -> dict:
         """The figure that is open -> new values by component."""
@@ -118,7 +117,7 @@ class FigureTabs:
 
     def draw_zoom(self, view: View, place) -> dict:
         photograph = view.photograph
-        is_clicked = place is not None and place[0] == photograph.key
+        is_clicked = place is not None and place[0] == photograph.picture
         box = crop_box(place[1] if is_clicked else sharpest_place(photograph.photo), photograph.photo.shape[-2:])
         images = {"noisy": photograph.noisy, "restored": view.restored, "clean": photograph.photo}
         if not photograph.noise:

@@ -30,7 +30,7 @@ from interface.figures import (
     round_number_above,
     thinned,
 )
-from interface.pictures import Pictures
+from interface.pictures import HOUR, PUT_AWAY, Pictures, centre, on_page
 from modeling import LOSS_TERMS
 from modeling.degradations import DISTORTIONS, Calibration, distort
 from modeling.image_files import read_photograph
@@ -95,15 +95,11 @@ def decibels(error: float) -> float:
     return -10 * math.log10(max(error, 1e-12))
 
 
+@on_page
 def specimen(path: str) -> Specimen:
     """A photograph's centre in gray."""
-    try:
-        photo = read_photograph(path)
-    except ValueError as error:
-        raise gr.Error(str(error)) from error
-    gray = (photo * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)  # luma, ITU-R BT.601
-    top, left = (max(0, (side - MAX_SIDE) // 2) for side in gray.shape)
-    return Specimen(gray[None, None, top : top + MAX_SIDE, left : left + MAX_SIDE].contiguous())
+    luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601
+    return Specimen(centre((read_photograph(path) * luma).sum(0), MAX_SIDE)[None, None])
 
 
 def gallery_panels(seen: Specimen, strengths: dict[str, float]) -> Image.Image:
@@ -271,7 +267,7 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
     # One after the other, in the order of the page: together they would all be as slow as the slowest.
     quiet |= {"concurrency_id": "loss_lab", "concurrency_limit": 1}
-    seen = gr.State(None, time_to_live=3600)
+    seen = gr.State(None, time_to_live=HOUR)
     files = Pictures()
     shown = {"show_label": False, "format": "png", "interactive": False}
 
@@ -311,17 +307,25 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
             ordered = gr.Image(label="Sorted", elem_id="lab-sorted", **shown, scale=1)
 
     def strengths(current: Specimen, is_common: bool, psnr_value: float, share_value: float) -> dict[str, float]:
-        return current.strengths(psnr_value if is_common else None, share_value)
+        return there(current).strengths(psnr_value if is_common else None, share_value)
 
+    def there(current: Specimen | None) -> Specimen:
+        if current is None:
+            raise ValueError(PUT_AWAY)
+        return current
+
+    @on_page
     def draw_pictures(current, *settings):
-        return files.file(gallery_panels(current, strengths(current, *settings))) if current else None
+        return files.file(gallery_panels(current, strengths(current, *settings)))
 
+    @on_page
     def draw_spectra(current, name, g, *settings):
-        known = strengths(current, *settings) if current else {}
+        known = strengths(current, *settings)
         return files.file(spectrum_panels(current, name, known[name], g)) if name in known else None
 
+    @on_page
     def draw_sharpness(current, side):
-        return [files.file(picture) for picture in sharpness_panels(current, side)] if current else (None, None)
+        return [files.file(picture) for picture in sharpness_panels(there(current), side)]
 
     def draw_surfaces(weight):
         return files.file(surface_panels(weight))
@@ -330,9 +334,8 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
         picture, number = ring_panels(*settings)
         return files.file(picture), number
 
+    @on_page
     def fill_table(current, is_relative, g, *settings):
-        if current is None:
-            return [], None
         table = loss_table(current, strengths(current, *settings), g)
         return table_rows(table, is_relative), files.file(chart(table))
 
@@ -366,6 +369,9 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     )
     for draw, inputs, outputs, moved in all_figures + parts:
         gr.on([control.input for control in moved], draw, inputs, outputs, **quiet)
+    # A state's hour counts from when it was last written: whoever moves a slider keeps the image.
+    gr.on([control.input for *_, moved in all_figures + parts for control in moved], lambda image: image, seen, seen,
+          **quiet)  # fmt: skip
     for tab, draw, inputs, outputs in (
         (surface_tab, draw_surfaces, [phase_weight], surfaces),
         (ring_tab, draw_rings, [thickness, kernel], [rings, ring_number]),

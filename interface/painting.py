@@ -1,4 +1,5 @@
-"""Where a setting of the loss holds: everywhere, where one paints, where the ViT looks, or where the picture is sharp.
+"""Where a setting of the loss holds: everywhere, where one paints, where a mask is white, where the ViT looks, or where
+the picture is sharp.
 
 An area is a map (1, 1, h, w) in [0, 1] that covers the image: at 1 the sliders' setting holds, at 0 the pixel loss
 alone. The network takes such maps as its loss weights.
@@ -20,12 +21,14 @@ from PIL import Image
 from torch import Tensor
 
 from interface.pictures import to_image
+from modeling.image_files import read_photograph
 from modeling.losses import sharpness_scores
 
-EVERYWHERE, PAINTED, LOOKED_AT, SHARP = "everywhere", "painted", "looked at", "sharp"
+EVERYWHERE, PAINTED, MASKED, LOOKED_AT, SHARP = "everywhere", "painted", "masked", "looked at", "sharp"
 PLACES = {
     EVERYWHERE: "everywhere",
     PAINTED: "where I paint",
+    MASKED: "where a mask is white (a file)",
     LOOKED_AT: "where the ViT looks (EigenCAM)",
     SHARP: "where the picture is sharp",
 }
@@ -134,6 +137,11 @@ def painted_area(address: str) -> Tensor:
     except (OSError, ValueError) as error:
         raise gr.Error(f"What is painted cannot be read: press Clear, and paint again. ({error})") from error
     return torch.from_numpy(opacity / np.float32(255))[None, None]
+
+
+def mask_area(path: str) -> Tensor:
+    """A mask's file, such as one that marks cracks -> (1, 1, h, w) in [0, 1]. It is laid over the whole picture."""
+    return read_photograph(path).mean(0)[None, None]
 
 
 def sharp_area(restored: Tensor, window_size: int = 16) -> Tensor:

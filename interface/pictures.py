@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 
 import gradio as gr
@@ -20,32 +22,51 @@ from modeling.image_files import read_photograph
 EXAMPLE_NOISE_LEVEL = 50  # of 255
 MAX_NOISE_LEVEL = 75
 MAX_MEGAPIXELS = 16
+HOUR = 3600  # seconds that a photograph is kept after it was last looked at
+PUT_AWAY = "The photograph was put away after an hour: open it again."
+NO_REFERENCE = "No clean reference: add noise to a clean photograph to see what a setting costs."
+
+
+def on_page(handler: Callable) -> Callable:
+    """A handler whose errors about what it was given become messages on the page."""
+
+    @wraps(handler)
+    def handled(*arguments, **options):
+        try:
+            return handler(*arguments, **options)
+        except (ValueError, ImportError, OSError) as error:  # activation maps need a library of their own
+            raise gr.Error(str(error)) from error
+
+    return handled
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """What one visitor looks at. Images are (3, H, W), float. `key` tells one noisy image from every other."""
+    """What one visitor looks at. Images are (3, H, W), float.
+
+    `key` tells one noisy image from every other; `picture` is the same under any noise.
+    """
 
     photo: Tensor
     noise: float  # added, of 255; without any there is no clean reference
     noisy: Tensor
     path: str
+    picture: str = field(default_factory=lambda: uuid.uuid4().hex)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def with_noise(self, noise: float) -> Photograph:
         """The same photograph under seeded white noise of another level, of 255."""
-        return Photograph(self.photo, noise, indexed_gaussian_noise(self.photo, noise / 255, 0), self.path)
+        noisy = indexed_gaussian_noise(self.photo, noise / 255, 0)
+        return replace(self, noise=noise, noisy=noisy, key=uuid.uuid4().hex)
 
 
+@on_page
 def opened(path: str, noise: float) -> Photograph:
     """Reads a file and adds seeded noise. What is wrong with it becomes a message on the page."""
-    try:
-        photo = read_photograph(path)
-    except ValueError as error:
-        raise gr.Error(str(error)) from error
+    photo = read_photograph(path)
     megapixels = photo.shape[-1] * photo.shape[-2] / 1e6
     if megapixels > MAX_MEGAPIXELS:
-        raise gr.Error(
+        raise ValueError(
             f"{Path(path).name} has {megapixels:.0f} megapixels, and this page takes {MAX_MEGAPIXELS}: "
             "crop or reduce it, or restore it in Python."
         )
@@ -72,6 +93,12 @@ def example_gallery(examples: list[Path]) -> gr.Gallery:
     )
 
 
+def centre(image: Tensor, side: int) -> Tensor:
+    """The middle of (..., H, W), at most `side` pixels high and wide."""
+    top, left = (max(0, (length - side) // 2) for length in image.shape[-2:])
+    return image[..., top : top + side, left : left + side].contiguous()
+
+
 def to_image(image: Tensor) -> Image.Image:
     """(3, H, W), clipped to [0, 1] -> 8-bit RGB."""
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
@@ -82,12 +109,13 @@ class Pictures:
 
     Args:
         kept: files to keep, those asked for last; a removed one is written again when it is asked for.
+        seconds: files asked for within them stay in any case: Gradio may not have copied them yet.
     """
 
-    def __init__(self, kept: int = 64) -> None:
+    def __init__(self, kept: int = 64, seconds: float = 60) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="vit-unet-denoiser-")
-        self.files: OrderedDict[str, Path] = OrderedDict()
-        self.kept, self.lock = kept, threading.Lock()
+        self.files: OrderedDict[str, float] = OrderedDict()  # name -> when it was asked for last
+        self.kept, self.seconds, self.lock = kept, seconds, threading.Lock()
 
     def file(self, image: Tensor | Image.Image, key: str | None = None) -> str:
         """(3, H, W) in [0, 1], or a picture -> a PNG file. One key is one picture; without a key it is a new one."""
@@ -101,11 +129,29 @@ class Pictures:
     def written(self, name: str, save: Callable[[Path], object]) -> str:
         """The file of this name, which `save` writes where it is not there yet."""
         path = Path(self.folder.name) / name
-        with self.lock:
-            if name not in self.files:
-                save(path)
-                self.files[name] = path
-            self.files.move_to_end(name)
-            while len(self.files) > self.kept:
-                self.files.popitem(last=False)[1].unlink(missing_ok=True)
+        if not self._is_kept(name):
+            beside = path.with_name(f"{uuid.uuid4().hex}-{name}")
+            try:
+                save(beside)  # outside the lock: nobody waits for another visitor's large picture
+                with self.lock:
+                    beside.replace(path)
+                    self.files[name] = time.monotonic()
+                    self._make_room()
+            finally:
+                beside.unlink(missing_ok=True)
         return str(path)
+
+    def _is_kept(self, name: str) -> bool:
+        with self.lock:
+            if name in self.files:
+                self.files[name] = time.monotonic()
+                self.files.move_to_end(name)
+            return name in self.files
+
+    def _make_room(self) -> None:
+        while len(self.files) > self.kept:
+            name, asked = next(iter(self.files.items()))
+            if time.monotonic() - asked < self.seconds:
+                return
+            del self.files[name]
+            (Path(self.folder.name) / name).unlink(missing_ok=True)

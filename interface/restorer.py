@@ -13,26 +13,25 @@ from torch import Tensor
 from interface.training_run import Result
 from modeling import EncodedImage, ViTUNetForImageDenoising
 from modeling.explain import activation_map
+from modeling.pipeline_image_denoising import restore_in_tiles
 
 # noisy image, loss weights by term, emphasis, noise level or `None` -> restored image
 Restore = Callable[[Tensor, Mapping[str, float | Tensor] | None, float | Tensor | None, float | None], Tensor]
 AS_STARTED = "the app's own"  # name of the network that the app was started with
-PIXELS_OF_TRAINED = 4_000_000  # encoded images that each network trained here may keep
+Attention = Callable[[Tensor, float | None], Tensor]  # noisy image, noise level or `None` -> (1, 1, h, w) in [0, 1]
 
 
 class Restorer:
-    """Encodes an image once and decodes it at every move of a slider.
+    """Encodes an image once and decodes it at every move of a slider. Large images are restored in tiles, each time.
 
     Args:
         model: the denoiser, in eval mode.
         cached_pixels: encoded images to keep, the most recently used ones, up to so many pixels in all (the network
-            that ships takes about 300 bytes a pixel); the last one is always kept.
+            that ships takes about 400 bytes a pixel). An image of more pixels is restored in tiles.
         one_loss: the network was trained for its default loss alone, whatever controls it has.
     """
 
-    def __init__(
-        self, model: ViTUNetForImageDenoising, cached_pixels: int = 16_000_000, one_loss: bool = False
-    ) -> None:
+    def __init__(self, model: ViTUNetForImageDenoising, cached_pixels: int = 4_000_000, one_loss: bool = False) -> None:
         self.model, self.cached_pixels = model, cached_pixels
         self.terms = () if one_loss else tuple(model.config.conditioned_terms)  # the controls that mean something
         self.encoded: OrderedDict[tuple, EncodedImage] = OrderedDict()
@@ -47,13 +46,19 @@ class Restorer:
         noise_level: float | None = None,
     ) -> Tensor:
         """noisy (3, H, W) -> restored (3, H, W) in [0, 1], both on the CPU. The rest is as in the model's `forward`."""
+        height, width = noisy.shape[-2:]
+        if height * width > self.cached_pixels:
+            with self.lock:
+                image = noisy[None].to(self.model.device, memory_format=torch.channels_last)
+                restored = restore_in_tiles(self.model, image, loss_weights, high_frequency_emphasis, noise_level)
+            return restored[0].clamp(0, 1).float().cpu()
         key = (hashlib.sha256(noisy.numpy()).hexdigest(), tuple(noisy.shape), noise_level)
         with self.lock:
             if key not in self.encoded:
                 image = noisy[None].to(self.model.device, memory_format=torch.channels_last)
                 self.encoded[key] = self.model.encode(image, noise_level)
             self.encoded.move_to_end(key)
-            while len(self.encoded) > 1 and self._pixels() > self.cached_pixels:
+            while self._pixels() > self.cached_pixels:
                 self.encoded.popitem(last=False)
             restored = self.model.decode(self.encoded[key], loss_weights, high_frequency_emphasis)
         return restored[0].clamp(0, 1).float().cpu()
@@ -86,15 +91,20 @@ class TrainedHere:
         return list(self.results())
 
     def restorer(self, name: str) -> Restorer:
-        """Raises `ValueError` where there is no such network any more."""
+        """Raises `ValueError` where there is no such network any more, or none that can be loaded."""
         with self.lock:
             if name not in self.loaded:
                 found = self.results().get(name)
                 if found is None:
                     raise ValueError(f"The network of the run {name} is gone: choose another one.")
-                model = ViTUNetForImageDenoising.from_pretrained(found.model).eval()
+                try:
+                    model = ViTUNetForImageDenoising.from_pretrained(found.model).eval()
+                except (OSError, ValueError) as error:
+                    raise ValueError(
+                        f"The network of the run {name} cannot be loaded: choose another one. ({error})"
+                    ) from error
                 model = model.to(self.device, memory_format=torch.channels_last)
-                self.loaded[name] = Restorer(model, PIXELS_OF_TRAINED, found.one_loss)
+                self.loaded[name] = Restorer(model, one_loss=found.one_loss)
             self.loaded.move_to_end(name)
             while len(self.loaded) > self.kept:
                 self.loaded.popitem(last=False)
@@ -107,18 +117,36 @@ class Networks:
     Args:
         restore: the first.
         terms: the loss terms that its sliders weigh; empty for a network whose loss is fixed.
+        max_emphasis: end of the emphasis slider.
         trained: the others, if there are any.
+        attention: where the first one's ViT looks, if it has one.
     """
 
-    def __init__(self, restore: Restore, terms: Sequence[str], trained: TrainedHere | None = None) -> None:
-        self.restore, self.terms, self.trained = restore, tuple(terms), trained
+    def __init__(
+        self,
+        restore: Restore,
+        terms: Sequence[str],
+        max_emphasis: float,
+        trained: TrainedHere | None = None,
+        attention: Attention | None = None,
+    ) -> None:
+        self.restore, self.terms, self.max_emphasis = restore, tuple(terms), max_emphasis
+        self.trained, self.own_attention = trained, attention
 
     def in_use(self, name: str) -> tuple[Restore, bool]:
         """The network of this name, and whether the sliders act on it. Raises `ValueError` if it is gone."""
         if name == AS_STARTED or self.trained is None:
             return self.restore, bool(self.terms)
         found = self.trained.restorer(name)
-        return found, bool(self.terms) and found.terms == self.terms
+        reaches = found.model.config.max_high_frequency_emphasis >= self.max_emphasis
+        return found, bool(self.terms) and found.terms == self.terms and reaches
+
+    def attention(self, name: str) -> Attention | None:
+        """Where the ViT of this network looks, or `None` where it has none. Raises `ValueError` if it is gone."""
+        if name == AS_STARTED or self.trained is None:
+            return self.own_attention
+        found = self.trained.restorer(name)
+        return found.attention if found.model.config.use_vit else None
 
     def choices(self, *chosen: str) -> list[tuple[str, str]]:
         """(label, name). Those chosen stay, though their folders be gone."""

@@ -136,6 +136,17 @@ def test_a_setting_holds_where_it_is_painted(page):
     shows(page, lambda picture: change(picture)[70:74].min() > 0.5 and change(picture)[:10].max() < 0.1)
     page.locator("#brush").get_by_role("button", name="Clear").click()
     shows(page, lambda picture: change(picture).max() < 0.1)
+    # The same from a file: white in the last eighth.
+    mask = Image.new("L", (80, 80))
+    mask.paste(255, (70, 0, 80, 80))
+    content = io.BytesIO()
+    mask.save(content, "PNG")
+    page.locator("#where input").click()
+    page.get_by_role("option", name="where a mask is white").click()
+    with page.expect_file_chooser() as chooser:
+        page.locator("#mask").click()
+    chooser.value.set_files({"name": "mask.png", "mimeType": "image/png", "buffer": content.getvalue()})
+    shows(page, lambda picture: change(picture)[74:].min() > 0.5 and change(picture)[:10].max() < 0.1)
 
 
 def test_figures_follow_the_setting(page):
@@ -155,6 +166,31 @@ def test_figures_follow_the_setting(page):
     figure("#crop-restored", other_than=before)
     page.get_by_role("tab", name="Spectrum").click()
     figure("#spectrum")
+
+
+def test_a_figure_that_cannot_be_drawn_says_why(page):
+    message = page.locator(".toast-wrap").get_by_text("Loss weights sum to 0", exact=False)
+    page.get_by_role("tab", name="Zoom").click()
+    page.locator("#weight-pixel input[type=number]").fill("0")
+    page.locator("#weight-pixel input[type=number]").press("Enter")
+    expect(message).to_have_count(1, timeout=SECONDS)
+    page.get_by_role("tab", name="Trade-off").click()
+    expect(message).to_have_count(2, timeout=SECONDS)
+
+
+def test_noise_leaves_what_is_painted(page):
+    corner = pixels(page)
+    drag(page, "#weight-wavelet", 0.95)
+    page.locator("#where input").click()
+    page.get_by_role("option", name="where I paint").click()
+    page.locator("#brush canvas[width='80']").wait_for()
+    paint(page, 0.9)
+    shows(page, lambda picture: np.abs(picture - corner)[:, 70:74].mean() > 0.5)
+    page.get_by_label("number input for Add noise (sigma, of 255)").first.fill("40")
+    page.get_by_label("number input for Add noise (sigma, of 255)").first.press("Enter")
+    shows(page, lambda picture: np.abs(picture - corner)[:, :10].mean() > 0.5)  # the noise is another
+    drawn = page.locator("#brush canvas").evaluate("c => c.getContext('2d').getImageData(72, 30, 1, 1).data[3]")
+    assert drawn > 0
 
 
 def test_the_picture_is_downloaded_as_what_it_was(page, tmp_path):
@@ -183,7 +219,7 @@ def test_a_photograph_is_uploaded(page, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "mine.jpg")
     give(page, tmp_path / "mine.jpg")
     restored_picture(page, other_than=before)
-    expect(page.locator("#measures")).to_contain_text("No reference", timeout=SECONDS)
+    expect(page.locator("#measures")).to_contain_text("No clean reference", timeout=SECONDS)
 
 
 def test_a_file_that_is_no_image_gives_one_clear_message(page, tmp_path):

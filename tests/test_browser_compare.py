@@ -74,6 +74,7 @@ def views(page: Page) -> list[list[float]]:
 
 
 def choose(page: Page, slot: int, option: str) -> None:
+    expect(page.get_by_role("option")).to_have_count(0)  # those of another list fade away
     page.locator(f"#compare-setting-{slot} input").click()
     page.get_by_role("option", name=option, exact=True).click()
 
@@ -83,6 +84,18 @@ def test_it_opens_with_the_figure_of_the_first_post(page, served):
     assert chosen == ["MSE", "Regional sharpness", "Frequency", "Frequency + emphasis"]
     asked = served[1]
     assert ({"pixel": 1.0}, 0.0) in asked and ({"pixel": 0.8, "amplitude": 0.2}, 2.0) in asked
+
+
+def test_what_is_there_is_not_made_again_when_the_tab_is_opened_again(page, served):
+    asked, sources = (
+        len(served[1]),
+        [page.locator(f"#compare-picture-{slot} img").get_attribute("src") for slot in (0, 3)],
+    )
+    page.get_by_role("tab", name="Other").click()
+    page.get_by_role("tab", name="Compare").click()
+    page.wait_for_timeout(1000)
+    assert len(served[1]) == asked
+    assert [page.locator(f"#compare-picture-{slot} img").get_attribute("src") for slot in (0, 3)] == sources
 
 
 def test_one_view_moves_all_pictures(page):

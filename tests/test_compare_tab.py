@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
 
-from interface.compare_tab import numbers, unsharp_mask
-from interface.pictures import Photograph
-
-TERMS = {"pixel": "Pixel", "regional_sharpness": "Regional sharpness", "amplitude": "Frequency"}
+from interface.compare_tab import build_compare_tab, numbers, unsharp_mask
+from interface.pictures import NO_REFERENCE, Photograph
 
 
 def photograph(noise: float = 25.0) -> Photograph:
@@ -37,3 +36,26 @@ def test_numbers_are_those_of_what_is_shown():
     error = ((seen.photo + 0.1).clamp(0, 1) - seen.photo).square().mean().item()
     assert f"{-10 * np.log10(error):.2f} dB" in text and f"MSE {error:.5f}" in text
     assert "No clean reference" in numbers(seen.photo, photograph(0))
+
+
+def test_a_slot_is_made_anew_when_its_photograph_or_setting_is_another():
+    asked = []
+
+    def restore(noisy, loss_weights, emphasis, noise_level):
+        asked.append(loss_weights)
+        return noisy.clamp(0, 1)
+
+    with gr.Blocks(analytics_enabled=False) as app, gr.Tab("Compare") as tab:
+        build_compare_tab(tab, restore, {"pixel": "Pixel", "wavelet": "Wavelet"}, 4.0, [])
+    redraw = next(function.fn for function in app.fns.values() if function.name == "redraw")
+    seen, setting = photograph(), ("mse", "the app's own", 0.5, 1.0, 0.0, 0.0)
+    picture, _, shown, kept = redraw(seen, None, *setting)
+    assert picture.endswith(".png") and kept is seen and len(asked) == 1
+    assert redraw(seen, shown, *setting) == (gr.skip(), gr.skip(), shown, seen) and len(asked) == 1
+    redraw(seen, shown, "wavelet", *setting[1:])
+    redraw(seen.with_noise(50), shown, *setting)
+    assert len(asked) == 3
+    assert redraw(photograph(0), shown, "clean", *setting[1:])[:2] == (None, NO_REFERENCE)
+    assert redraw(None, None, *setting) == (None, "", None, None)
+    with pytest.raises(gr.Error, match="after an hour: open it again"):
+        redraw(None, shown, *setting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from functools import partial
 from pathlib import Path
 
@@ -14,26 +15,14 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from interface.denoise_figures import (
-    CROP_SIDE,
-    CROP_ZOOM,
-    TradeOff,
-    centre,
-    crop_box,
-    radial_correlations,
-    radial_spectra,
-    sharpest_place,
-    spectrum_charts,
-    travels,
-    zoomed,
-)
 from interface.denoise_tab import build_denoise_tab, preset_labels, scores_table
-from interface.figures import Chart, MarkedChart
 from interface.painting import backdrop, held_where, painted_area, sharp_area
-from interface.pictures import MAX_MEGAPIXELS, Photograph, Pictures, opened
-from interface.restorer import Networks, Restorer
-from modeling import LOSS_TERMS, PRESETS
+from interface.pictures import MAX_MEGAPIXELS, PUT_AWAY, Pictures, opened
+from interface.restorer import AS_STARTED, Networks, Restorer, TrainedHere
+from interface.training_run import Result
+from modeling import LOSS_TERMS, PRESETS, ViTUNetForImageDenoising
 from modeling.image_files import read_photograph
+from tests.conftest import randomised, tiny_config
 
 TERMS = {"pixel": "Pixel", "wavelet": "Wavelet"}
 
@@ -49,7 +38,7 @@ def photo(tmp_path) -> Path:
 @pytest.fixture
 def served(photo, monkeypatch):
     """A client of the tab, which keeps few pictures, and the list of what its network was asked."""
-    monkeypatch.setattr("interface.denoise_tab.Pictures", partial(Pictures, kept=3))
+    monkeypatch.setattr("interface.denoise_tab.Pictures", partial(Pictures, kept=3, seconds=0))
     asked = []
 
     def restore(noisy, loss_weights, emphasis, noise_level):
@@ -111,6 +100,27 @@ def test_both_pictures_outlive_many_moves(served, photo):
     assert Image.open(before).size == Image.open(after).size == (31, 24)
 
 
+def test_a_photograph_is_kept_while_it_is_looked_at(photo, monkeypatch):
+    monkeypatch.setattr("interface.denoise_tab.HOUR", 1.2)
+    with gr.Blocks(analytics_enabled=False) as app:
+        build_denoise_tab(app, lambda noisy, *_: noisy, TERMS, 4.0, [])
+    app.launch(prevent_thread_lock=True, quiet=True, server_port=None)
+    client = Client(app.local_url, verbose=False)
+    setting = (1.0, 0.0, 0.0, True, 30)
+    assert client.predict(*setting, api_name="/denoise") is None  # nothing was opened yet
+    client.predict(handle_file(photo), api_name="/open")
+    for _ in range(5):
+        before, _ = client.predict(*setting, api_name="/denoise")
+        assert before
+        time.sleep(0.5)
+    time.sleep(2.5)
+    with pytest.raises(AppError, match=PUT_AWAY):
+        client.predict(*setting, api_name="/denoise")
+    client.predict(handle_file(photo), api_name="/open")
+    assert client.predict(*setting, api_name="/denoise")[0]
+    app.close()
+
+
 def test_the_app_survives_bad_input(served, photo, tmp_path):
     client, _ = served
     client.predict(handle_file(photo), api_name="/open")
@@ -159,7 +169,7 @@ def test_the_table_shows_the_price():
 
 
 def test_pictures_are_lossless_and_do_not_pile_up():
-    pictures = Pictures(kept=3)
+    pictures = Pictures(kept=3, seconds=0)
     image = torch.randint(0, 256, (3, 9, 7)) / 255
     named = pictures.file(image, "mine")
     files = [Path(pictures.file(image)) for _ in range(5)]
@@ -168,6 +178,28 @@ def test_pictures_are_lossless_and_do_not_pile_up():
     again = Path(pictures.file(image, "mine"))
     assert str(again) == named and len(list(again.parent.iterdir())) == 3
     assert torch.equal(torch.from_numpy(np.array(Image.open(again))).permute(2, 0, 1) / 255, image)
+
+
+def test_pictures_that_were_just_asked_for_stay(tmp_path):
+    pictures = Pictures(kept=1)
+    files = [Path(pictures.file(torch.rand(3, 4, 4))) for _ in range(3)]
+    assert all(file.exists() for file in files)
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise ValueError("no room")
+
+    with pytest.raises(ValueError, match="no room"):
+        pictures.written("mine.png", fail)
+    assert len(list(files[0].parent.iterdir())) == 3  # nothing half-written is left
+
+
+def test_the_restorer_takes_large_images_in_tiles_and_keeps_nothing_of_them(model):
+    noisy = torch.rand(3, 70, 66)
+    expected = Restorer(model)(noisy, {"wavelet": 1.0}, 0.0, 0.1)
+    restorer = Restorer(model, cached_pixels=64 * 64)
+    torch.testing.assert_close(restorer(noisy, {"wavelet": 1.0}, 0.0, 0.1), expected)
+    assert not restorer.encoded
 
 
 def test_the_restorer_encodes_an_image_once(model):
@@ -184,7 +216,7 @@ def test_the_restorer_encodes_an_image_once(model):
     restorer(images[2])
     assert len(calls) == 4 and len(restorer.encoded) == 2
     restorer(torch.rand(3, 90, 90))  # larger than the cache
-    assert len(restorer.encoded) == 1
+    assert len(restorer.encoded) == 2
 
 
 def test_what_the_brush_paints_is_what_the_page_is_asked_for(tmp_path):
@@ -247,65 +279,80 @@ def test_presets_are_buttons_whose_labels_say_what_they_are():
 
 
 def test_networks_are_chosen_by_name(model):
-    networks = Networks(Restorer(model), model.config.conditioned_terms)
+    networks = Networks(Restorer(model), model.config.conditioned_terms, 4.0)
     assert networks.in_use("the app's own")[1]
     assert networks.choices("gone") == [("the app's own", "the app's own"), ("trained here, gone", "gone")]
 
 
-def photograph_of(clean: torch.Tensor) -> Photograph:
-    return Photograph(clean, 25, clean + 0.1 * torch.randn(clean.shape), "photo.png")
+@pytest.fixture
+def trained(tmp_path) -> TrainedHere:
+    """Networks by what sets them apart from the app's own; the folder of one has vanished."""
+    found = {"gone": Result(tmp_path / "gone", False)}
+    for seed, (name, overrides) in enumerate(
+        {"other": {}, "without a ViT": {"use_vit": False}, "emphasis": {"max_high_frequency_emphasis": 1.0}}.items(), 1
+    ):
+        torch.manual_seed(seed)
+        randomised(ViTUNetForImageDenoising(tiny_config(**overrides)), seed).save_pretrained(tmp_path / name)
+        found[name] = Result(tmp_path / name, False)
+    return TrainedHere(lambda: found)
 
 
-def test_the_trade_off_follows_each_slider(model):
-    terms = {name: LOSS_TERMS[name].label for name in model.config.conditioned_terms}
-    settings = travels(terms, 4.0)
-    assert len(settings) == len(terms)  # all but the pixel loss, and the emphasis
-    assert settings["Wavelet"][0] == ({"pixel": 1.0}, 0.0) and settings["Wavelet"][-1][0]["wavelet"] == 1.0
-    photograph, restorer = photograph_of(torch.rand(3, 50, 300)), Restorer(model)
-    curves = TradeOff(restorer, photograph, terms, 4.0, None)
-    assert curves.clean.shape == (3, 50, 224)
-    whole = curves.place({"wavelet": 1.0}, 0.0)
-    assert curves.place({"wavelet": 1.0}, 0.0, torch.ones(1, 1, 5, 30)) == pytest.approx(whole, rel=1e-3)
-    assert curves.place({"wavelet": 1.0}, 0.0, torch.zeros(1, 1, 1, 1)) == curves.place({"pixel": 1.0}, 0.0)
-    first, second = (np.asarray(curves.marked(weights, 0.0)) for weights in ({"pixel": 1.0}, {"wavelet": 1.0}))
-    assert first.shape == second.shape and (first != second).any()
+def test_a_network_trained_here_is_asked_where_its_own_vit_looks(model, trained):
+    own = Restorer(model)
+    networks = Networks(own, model.config.conditioned_terms, 4.0, trained, own.attention)
+    noisy = torch.rand(3, 40, 56)
+    looked = {name: networks.attention(name)(noisy, 0.1) for name in (AS_STARTED, "other")}
+    assert torch.equal(looked["other"], trained.restorer("other").attention(noisy, 0.1))
+    assert not torch.equal(looked["other"], looked[AS_STARTED])
+    assert networks.attention("without a ViT") is None
+    assert networks.in_use("other")[1] and not networks.in_use("emphasis")[1]
+    with pytest.raises(ValueError, match="gone cannot be loaded: choose another one"):
+        networks.in_use("gone")
 
 
-def test_a_point_is_marked_where_it_lies():
-    chart = MarkedChart(Chart("", {"a": ([0, 1], [0, 1])}, ("x", "y")))
-    dark = [np.argwhere(np.asarray(chart.marked(x, x).convert("L")) < 5) for x in (0.25, 0.75)]
-    difference = dark[1].mean(0) - dark[0].mean(0)
-    assert difference[0] < 0 < difference[1]  # up and to the right
-    assert chart.marked(9, -9).size == chart.picture.size  # outside: at the border
+def handlers(restore, photo: Path, **options) -> dict:
+    """What the page calls, by name, without a page."""
+    terms = {name: LOSS_TERMS[name].label for name in restore.model.config.conditioned_terms}
+    with gr.Blocks(analytics_enabled=False) as app:
+        build_denoise_tab(app, restore, terms, 4.0, [photo], **options)
+    return {function.name: function.fn for function in app.fns.values()}
 
 
-def test_radial_spectra_of_noise_and_of_a_wave():
-    noise = torch.randn(3, 96, 128, generator=torch.Generator().manual_seed(0))
-    power = radial_spectra({"noise": noise})["noise"]
-    assert power[4:].mean().item() == pytest.approx(3.0, rel=0.05)  # three channels of unit variance, flat
-    assert power[4:].std() < 0.4
-    wave = torch.sin(2 * torch.pi * 0.25 * torch.arange(128.0)).expand(3, 96, 128)
-    assert radial_spectra({"wave": wave})["wave"].argmax() == 24  # of 48 rings up to half a cycle per pixel
-    correlations = radial_correlations({"same": noise, "other": noise.flip(1)}, noise)
-    torch.testing.assert_close(correlations["same"], torch.ones(48))
-    assert correlations["other"][8:].abs().max() < 0.3
+def test_the_setting_holds_where_the_chosen_network_looks(model, trained, photo):
+    own = Restorer(model)
+    page, photograph = handlers(own, photo, trained=trained, attention=own.attention), opened(str(photo), 25)
+    setting = [*(0.5 for _ in own.terms), 0.0, True, 25, "looked at"]
+    area = page["redraw"](photograph, False, "other", None, (None, None), *setting)[2][1]
+    assert torch.equal(area, trained.restorer("other").attention(photograph.noisy))
+    place = page["switch"]("without a ViT")[1]
+    assert "looked at" not in [value for _, value in place["choices"]]
+    assert "looked at" in [value for _, value in page["switch"]("other")[1]["choices"]]
+    with pytest.raises(gr.Error, match="has no ViT"):
+        page["redraw"](photograph, False, "without a ViT", None, (None, None), *setting)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (31, 37), (600, 40)])
-def test_figures_of_any_size(size):
-    image = torch.rand(3, *size)
-    assert spectrum_charts({"noisy": image, "restored": image}, image).width > 700
-    box = crop_box(sharpest_place(image), size)
-    crop = zoomed(image, box)
-    assert crop.size == tuple(min(CROP_SIDE, side) * CROP_ZOOM for side in reversed(size))
+def test_every_error_of_a_setting_is_told(model, photo):
+    """All sliders at 0: the figures below the picture say so, too."""
+    own = Restorer(model)
+    page, photograph = handlers(own, photo), opened(str(photo), 25)
+    restored = ((photograph.key, AS_STARTED), photograph.photo)
+    nothing = [*(0.0 for _ in own.terms), 0.0, True, 25]
+    with pytest.raises(gr.Error, match="sum to 0"):
+        page["draw"](photograph, True, AS_STARTED, restored, (None, None), "Trade-off", None, None, *nothing)
+    with pytest.raises(gr.Error, match="after an hour: open it again"):
+        page["draw"](None, True, AS_STARTED, restored, (None, None), "Trade-off", None, None, *nothing)
+    photo.unlink()
+    with pytest.raises(gr.Error, match="after an hour: open it again"):
+        page["save_picture"](photograph, True, restored)
 
 
-def test_the_crop_shows_the_pixels_of_its_place():
-    image = torch.zeros(3, 300, 400)
-    image[:, 200:210, 100:110] = torch.rand(3, 10, 10)
-    left, top, right, bottom = crop_box(sharpest_place(image), (300, 400))
-    assert left <= 100 < 110 <= right and top <= 200 < 210 <= bottom
-    assert crop_box((0, 299), (300, 400)) == (0, 300 - CROP_SIDE, CROP_SIDE, 300)
-    expected = image[:, top:bottom, left:right].mul(255).round().byte().permute(1, 2, 0)
-    assert np.array_equal(np.asarray(zoomed(image, (left, top, right, bottom)))[::CROP_ZOOM, ::CROP_ZOOM], expected)
-    assert centre(image, 100).shape == (3, 100, 100)
+def test_noise_makes_another_image_of_the_same_picture(model, photo):
+    photograph = opened(str(photo), 25)
+    noisier = photograph.with_noise(50)
+    assert noisier.picture == photograph.picture and noisier.key != photograph.key
+    assert opened(str(photo), 25).picture != photograph.picture
+    own, painted = Restorer(model), torch.rand(1, 1, 24, 31)
+    setting = [*(0.5 for _ in own.terms), 0.0, True, 25, "painted"]
+    redraw = handlers(own, photo)["redraw"]
+    known = redraw(noisier, True, AS_STARTED, (photograph.picture, painted), (None, None), *setting)[2]
+    assert known[1] is painted  # what is painted stays where it is

@@ -16,7 +16,6 @@ from interface.explain_tab import (
     Specimen,
     build_explain_tab,
     can_show,
-    centre,
     explanation,
     map_figure,
     overlay,
@@ -24,6 +23,7 @@ from interface.explain_tab import (
     region_mask,
     strip_figure,
 )
+from interface.pictures import centre, on_page, opened
 from modeling import ViTUNetForImageDenoising
 from modeling.explain import METHODS, activation_map, layer_names
 from tests.conftest import randomised, tiny_config
@@ -53,13 +53,42 @@ def test_maps_are_those_of_the_network_and_made_once(specimen, network):
 
 def test_an_error_reaches_the_page(specimen):
     with pytest.raises(gr.Error, match="does not depend on the layer"):
-        specimen.map("gradcam", "decoder.0", "token_mean", BOX, BAND)
+        on_page(specimen.map)("gradcam", "decoder.0", "token_mean", BOX, BAND)
+
+
+def test_figures_are_made_anew_when_the_photograph_or_the_setting_is_another(network, tmp_path):
+    pixels = np.random.default_rng(0).integers(60, 200, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "0.png")
+    photograph, bands = opened(str(tmp_path / "0.png"), 25), []
+
+    def explain(noisy, *choice, band, **options):
+        bands.append(band)
+        return torch.rand(noisy.shape[-2:])
+
+    with gr.Blocks(analytics_enabled=False) as app, gr.Tab("Explain") as tab:
+        build_explain_tab(tab, explain, layer_names(network), [])
+    page = {function.name: function.fn for function in app.fns.values()}
+    current = page["examined"](photograph, None)
+    assert page["examined"](photograph, current) is current
+    assert page["examined"](photograph.with_noise(50), current) is not current
+    setting = ["vit", "decoder.0", "gradcam", "band_energy", False, 0.4, 0.9, *BOX]
+    picture, shown, *kept = page["draw"](photograph, current, None, *setting, 0.5, 0.25)
+    assert picture.endswith(".png") and kept == [current, photograph] and bands == [BAND, BAND]
+    assert page["draw"](photograph, current, shown, *setting, 0.5, 0.25)[0] == gr.skip() and len(bands) == 2
+    page["draw"](photograph, current, shown, *setting, 0.3, 0.3)
+    assert bands[2] == (0.3, 0.31)  # never empty
+    assert page["draw"](None, None, None, *setting, *BAND) == (None, None, None, None)
+    with pytest.raises(gr.Error, match="after an hour: open it again"):
+        page["draw"](None, None, shown, *setting, *BAND)
+    setting[4:7] = True, 0.9, 0.4
+    with pytest.raises(gr.Error, match="must satisfy"):
+        page["draw"](photograph, current, shown, *setting, *BAND)
 
 
 def test_large_images_are_cut_to_their_centre():
     image = torch.arange(3 * 300 * 100.0).reshape(3, 300, 100)
-    assert torch.equal(centre(image), image[:, 38 : 38 + MAX_SIDE])
-    assert torch.equal(centre(image[:, :50]), image[:, :50])
+    assert torch.equal(centre(image, MAX_SIDE), image[:, 38 : 38 + MAX_SIDE])
+    assert torch.equal(centre(image[:, :50], MAX_SIDE), image[:, :50])
 
 
 @pytest.mark.parametrize(

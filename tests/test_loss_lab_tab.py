@@ -9,6 +9,7 @@ from PIL import Image
 
 from interface.loss_lab_tab import (
     HYBRID,
+    build_loss_lab_tab,
     chart,
     gallery_panels,
     loss_table,
@@ -87,3 +88,20 @@ def test_bad_files_are_refused_and_large_ones_cut(tmp_path):
         specimen(str(tmp_path / "notes.png"))
     Image.new("RGB", (700, 300)).save(tmp_path / "wide.png")
     assert specimen(str(tmp_path / "wide.png")).image.shape == (1, 1, 300, 512)
+
+
+def test_an_image_that_was_put_away_is_asked_for_again(seen):
+    with gr.Blocks(analytics_enabled=False) as app, gr.Tab("Loss lab") as lab:
+        build_loss_lab_tab(lab, ASCENT)
+    page = {function.name: function.fn for function in app.fns.values()}
+    setting = (True, 22.65, 0.1)
+    assert page["draw_spectra"](seen, "blur", 0.0, *setting).endswith(".png")
+    for name, arguments in (
+        ("draw_spectra", ("blur", 0.0, *setting)),
+        ("draw_sharpness", (16,)),
+        ("fill_table", (False, 0.0, *setting)),
+    ):
+        with pytest.raises(gr.Error, match="after an hour: open it again"):
+            page[name](None, *arguments)
+    with pytest.raises(gr.Error, match="after an hour: open it again"):
+        next(page["draw_distortions"](None, "blur", 0.0, False, *setting))
