@@ -47,8 +47,8 @@ lock:  ## rewrites requirements.txt from pyproject.toml (needs uv)
 		--python-version 3.11 --output-file requirements.txt --upgrade
 
 checkpoint-code:  ## copies the code beside the weights that ship, as save_pretrained does
-	$(RUN) -c 'from transformers.dynamic_module_utils import custom_object_save as save; from modeling import ViTUNetForImageDenoising; \
-		save(ViTUNetForImageDenoising, "checkpoints/vit-unet-denoiser")'
+	$(RUN) -c 'from transformers.dynamic_module_utils import custom_object_save as save; import modeling; \
+		[save(part, "checkpoints/vit-unet-denoiser") for part in (modeling.ViTUNetForImageDenoising, modeling.ViTUNetImageProcessor)]'
 
 chromium:  ## for the browser tests: Debian's package; needs root. Any `chromium` or `google-chrome` on the PATH will do
 	command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get update -q && apt-get install -y -q chromium; }

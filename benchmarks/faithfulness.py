@@ -4,13 +4,15 @@
 
 Cracks: does a layer respond to them? AUC is the probability that a crack's pixel has a higher value than another pixel
 (0.5: the map knows nothing of cracks; below: it avoids them), correlation is Pearson's between map and mask. Masks have
-the images' names; white is crack, black is not, and anything between is left out. Maps of random cells and the darkness
-of the noisy image stand beside. Mean over the images and its standard error.
+the images' names; white is crack, black is not, and anything between is left out. The darkness of the noisy image
+stands beside, and maps of random cells: a layer's map is as coarse as its cells, so compare it with cells of its size,
+which stands behind its name in pixels. Mean over the images and its standard error.
 
 Deletion and insertion: pixels of the noisy image are replaced by a strong blur of it, those that the map ranks highest
 first (deletion), or they return in that order to an image that is all blurred (insertion). The score is how much of the
 restored image's detail is there: 1 - error / error with everything blurred, the error taken to the restoration of the
-whole image. A faithful map loses it sooner than random cells do, and regains it sooner.
+whole image. A faithful map loses it sooner than random cells of its size do, and regains it sooner. Maps are cut off at
+0: pixels of the same value go in an order that is drawn.
 
 Shift: the map of an image that begins one step of the ViT's windows later, beside the same place of the first map.
 """
@@ -20,7 +22,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,15 +30,16 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from benchmarks.cracks import read_crack
 from modeling import ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
 from modeling.explain import METHODS, activation_map, layer_names
 from modeling.image_files import photographs, read_photograph
+from modeling.opened_network import OpenedNetwork
 
 CRACK_METHODS = ("eigencam", "kpca", "gradcam")
 CURVE_METHODS = ("eigencam", "gradcam")
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.7)  # of the pixels
-CELL = 16  # pixels, of random maps
 BLUR_SIGMA = 8.0  # pixels
 
 
@@ -54,30 +56,35 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return ((a * b).sum() / (a.norm() * b.norm()).clamp_min(1e-30)).item()
 
 
-def random_map(size: tuple[int, int], seed: int) -> Tensor:
-    cells = torch.rand(1, 1, *(math.ceil(side / CELL) for side in size), generator=torch.Generator().manual_seed(seed))
-    return F.interpolate(cells, scale_factor=CELL, mode="bilinear")[0, 0, : size[0], : size[1]]
+def random_map(size: tuple[int, int], cell: int, seed: int) -> Tensor:
+    """(H, W) in [0, 1], enlarged as activation maps are from cells of so many pixels."""
+    cells = torch.rand(1, 1, *(math.ceil(side / cell) for side in size), generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(cells, scale_factor=cell, mode="bilinear")[0, 0, : size[0], : size[1]]
 
 
-def read_mask(folder: str | Path, image: Path) -> Tensor:
-    """(H, W) of the mask of the image's name, whatever its suffix."""
-    found = sorted(Path(folder).glob(f"{image.stem}.*"))
-    if not found:
-        raise ValueError(f"There is no mask of {image.name} in {folder}: it must have the image's name.")
-    return read_photograph(found[0]).mean(0)
+def shuffled_ranks(activation: Tensor, seed: int) -> Tensor:
+    """(H, W) -> ranks from 1, the highest value first; equal values in an order drawn from the seed."""
+    order = torch.randperm(activation.numel(), generator=torch.Generator().manual_seed(seed))
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.from_numpy(rankdata(-activation.flatten()[order].numpy(), method="ordinal"))
+    return ranks.reshape(activation.shape)
 
 
 def deletion_insertion(
-    restore: Callable[[Tensor], Tensor], noisy: Tensor, activation: Tensor, shares: tuple[float, ...] = SHARES
+    restore: Callable[[Tensor], Tensor],
+    noisy: Tensor,
+    activation: Tensor,
+    shares: tuple[float, ...] = SHARES,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Mean score over `shares` while pixels are deleted (less is better), and while they return (more is better).
 
-    noisy (C, H, W), activation (H, W).
+    noisy (C, H, W), activation (H, W); the seed draws the order of equal values.
     """
     blurred = gaussian_blur(noisy, [int(6 * BLUR_SIGMA) | 1] * 2, [BLUR_SIGMA] * 2)
     whole = restore(noisy)
     worst = (restore(blurred) - whole).square().mean()
-    rank = torch.from_numpy(rankdata(-activation.numpy(), method="ordinal")).reshape(activation.shape)
+    rank = shuffled_ranks(activation, seed)
 
     def score(kept: Tensor) -> float:
         error = (restore(torch.where(kept, noisy, blurred)) - whole).square().mean()
@@ -118,11 +125,18 @@ def main() -> None:
 
     model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval()
     layers = layer_names(model)
+    cells = {layer: OpenedNetwork(model, layer, None, None).stride for layer in layers}  # pixels
     files = photographs(arguments.dataset)[: arguments.limit]
     cracks: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     curves: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     shifts: dict[str, list[float]] = {}
     repeated = 0.0
+
+    def label(method: str, layer: str) -> str:
+        return f"{METHODS[method].label} {layer} ({cells[layer]})" if method else layer
+
+    def random_maps(size: tuple[int, int], seed: int) -> dict[tuple[str, str], Tensor]:
+        return {("", f"random cells ({cell})"): random_map(size, cell, seed) for cell in sorted(set(cells.values()))}
 
     @torch.inference_mode()
     def restore(noisy: Tensor) -> Tensor:
@@ -130,15 +144,13 @@ def main() -> None:
 
     for index, file in enumerate(files):
         noisy = indexed_gaussian_noise(read_photograph(file), arguments.noise_level / 255, index)
-        mask = read_mask(arguments.masks, file)
-        if mask.shape != noisy.shape[-2:]:
-            raise ValueError(f"The mask of {file.name} is {tuple(mask.shape)}, the image {tuple(noisy.shape[-2:])}.")
-        known, crack = (mask < 0.1) | (mask > 0.9), mask > 0.9
+        crack, background = read_crack(arguments.masks, file, noisy.shape[-2:])
+        known = crack | background
         maps = {
             (method, layer): activation_map(model, noisy, method, layer) for method in CRACK_METHODS for layer in layers
         }
-        others = {("", "random cells"): random_map(mask.shape, index), ("", "darkness"): -noisy.mean(0)}
-        if crack.any():
+        others = random_maps(crack.shape, index) | {("", "darkness"): -noisy.mean(0)}
+        if crack.any() and background.any():
             for key, activation in (others | maps).items():
                 aucs, correlations = cracks.setdefault(key, ([], []))
                 aucs.append(area_under_curve(activation[known], crack[known]))
@@ -148,16 +160,16 @@ def main() -> None:
         for layer in layers:
             shifts.setdefault(layer, []).append(shift_correlation(model, noisy, "eigencam", layer))
 
-        top, left = (max(0, (side - 224) // 2) for side in mask.shape)
+        top, left = (max(0, (side - 224) // 2) for side in crack.shape)
         part = noisy[:, top : top + 224, left : left + 224]
-        compared = {("", "random cells"): random_map(part.shape[-2:], index)}
+        compared = random_maps(part.shape[-2:], index)
         for method in CURVE_METHODS:
             for layer in ("vit", "encoder.0", "bottleneck", "decoder.0"):
                 if layer in layers:
                     compared[method, layer] = activation_map(model, part, method, layer)
         for key, activation in compared.items():
             for values, value in zip(
-                curves.setdefault(key, ([], [])), deletion_insertion(restore, part, activation), strict=True
+                curves.setdefault(key, ([], [])), deletion_insertion(restore, part, activation, seed=index), strict=True
             ):
                 values.append(value)
         print(f"{index + 1} of {len(files)}", end="\r", flush=True)
@@ -165,8 +177,8 @@ def main() -> None:
     print(f"noise level {arguments.noise_level:g}/255, {len(files)} images, {arguments.model}")
     if cracks:
         print(f"\n{'cracks':<28}{'AUC':>12}{'correlation':>21}")
-        for (method, layer), columns in cracks.items():
-            print(row(f"{METHODS[method].label if method else ''} {layer}".strip(), *columns))
+        for key, columns in cracks.items():
+            print(row(label(*key), *columns))
         if "vit" in layers:
             print("\nAUC of the ViT (its final layer) less that of a stage of the U-Net, image by image")
             for method in CRACK_METHODS:
@@ -175,8 +187,8 @@ def main() -> None:
                     if not layer.startswith("vit"):
                         print(row(f"{METHODS[method].label} {layer}", list(vit - np.array(cracks[method, layer][0]))))
     print(f"\n{'centre of 224 x 224':<28}{'deletion':>12}{'insertion':>21}")
-    for (method, layer), columns in curves.items():
-        print(row(f"{METHODS[method].label if method else ''} {layer}".strip(), *columns))
+    for key, columns in curves.items():
+        print(row(label(*key), *columns))
     print(f"\n{'EigenCAM, image shifted':<28}{'correlation':>12}")
     for layer, values in shifts.items():
         print(row(layer, values))

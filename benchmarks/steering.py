@@ -4,27 +4,33 @@
     python -m benchmarks.steering --model checkpoints/vit-unet-denoiser --dataset FOLDER --masks FOLDER \
         --noise_level 25 50
 
-The masks are images of the same names, bright where a crack is. The weight of one term follows a map from 0 to 1, and
-the pixel loss has the rest. Four maps drive it: EigenCAM and KPCA-CAM of the ViT's last layer, the local sharpness of
-what the pixel loss alone restores, and the true crack. Beside each stands the uniform weight of the same mean, image by
-image, so that what differs is the place alone; and a few uniform weights, to see what sharpness costs elsewhere.
+The masks are images of the same names: white is crack, black is not, and anything between belongs to no region. The
+weight of one term follows a map from 0 to 1, and the pixel loss has the rest. Four maps drive it: EigenCAM and KPCA-CAM
+of the ViT's last layer, the local sharpness of what the pixel loss alone restores, and the true crack. Beside each
+stands a uniform weight, image by image, and a few uniform weights, to see what sharpness costs elsewhere.
 
-One line per setting, means over the images. PSNR and sharpness are those of the pixels of three regions: on cracks, up
-to `RING` pixels from them, and the rest. The sharpness of a region is the mean of the gradient's magnitude over its
-pixels, the restored image's over the clean one's: 1 is right, under 1 is blurred.
+The network receives a term's effective weight: its share once each weight is over its term's strength, where the loss
+is a sum of logarithms. That is no straight line, so the uniform weight beside a map is the one whose effective weight
+is the mean of the map's effective weights: what the network receives differs in its place alone.
+
+One line per setting, means over the images: the weight, the effective weight, then PSNR and sharpness. These are of the
+pixels of three regions: on cracks, up to `RING` pixels from them, and the rest; means are over the images that have the
+region. The sharpness of a region is the mean of the gradient's magnitude over its pixels, the restored image's over the
+clean one's: 1 is right, under 1 is blurred.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modeling import ViTUNetForImageDenoising
+from benchmarks.cracks import read_crack
+from modeling import LOSS_TERMS, ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
 from modeling.image_files import photographs, read_photograph
 from modeling.metrics import psnr
@@ -42,32 +48,47 @@ def gradient_magnitude(image: Tensor) -> Tensor:
     return torch.hypot(across, down).mean(0)
 
 
-def regions(crack: Tensor) -> dict[str, Tensor]:
-    """The crack (H, W) -> three masks that share out the image."""
+def regions(crack: Tensor, background: Tensor) -> dict[str, Tensor]:
+    """The crack and the background (H, W) -> three masks that share them out."""
     wide = F.max_pool2d(crack[None].float(), 2 * RING + 1, stride=1, padding=RING)[0] > 0
-    return {"crack": crack, "near": wide & ~crack, "rest": ~wide}
+    return {"crack": crack, "near": wide & background, "rest": ~wide & background}
 
 
 def measured(restored: Tensor, clean: Tensor, masks: dict[str, Tensor]) -> list[float]:
-    """PSNR of the whole image in dB, then of each region; the sharpness ratio of each region."""
+    """PSNR of the whole image in dB, then of each region; the sharpness ratio of each region.
+
+    A region without pixels has neither: NaN. Nor has one without any gradient in the clean image a ratio.
+    """
     restored = restored.clamp(0, 1)
     error = (restored - clean).square().mean(0)
     sharpness, true = gradient_magnitude(restored), gradient_magnitude(clean)
-    decibels = [-10 * math.log10(error[mask].mean().item()) for mask in masks.values()]
-    ratios = [(sharpness[mask].mean() / true[mask].mean()).item() for mask in masks.values()]
+    decibels = [(-10 * error[mask].mean().log10()).item() for mask in masks.values()]
+    slopes = [(sharpness[mask].mean().item(), true[mask].mean().item()) for mask in masks.values()]
+    ratios = [slope / true_slope if true_slope else math.nan for slope, true_slope in slopes]
     return [psnr(restored, clean), *decibels, *ratios]
 
 
-def settings(maps: dict[str, Tensor]) -> Iterator[tuple[str, float, dict[str, float | Tensor]]]:
-    """Maps (H, W) in [0, 1] by name -> name, mean weight and loss weights of each line of the table."""
-    yield "pixel loss alone", 0.0, {"pixel": 1.0}
+def effective(weight: float | Tensor, strength: float) -> float | Tensor:
+    """The term's share of what the network receives, the pixel loss having the rest: weights over their strengths."""
+    return weight / strength / (1 - weight + weight / strength)
+
+
+def settings(maps: dict[str, Tensor], strengths: Mapping[str, float]) -> Iterator[tuple[str, str, float | Tensor]]:
+    """Maps (H, W) in [0, 1] by name, strengths by term -> label, term and its weight, of each line of the table."""
+    yield "pixel loss alone", TERMS[0], 0.0
     for term in TERMS:
-        for name, values in maps.items():
-            mean, weights = values.mean().item(), values[None, None]
-            yield f"{term}, {name}", mean, {"pixel": 1 - weights, term: weights}
-            yield f"{term}, uniform, as {name}", mean, {"pixel": 1 - mean, term: mean}
+        strength = strengths[term]
+        for name, weights in maps.items():
+            yield f"{term}, {name}", term, weights
+            share = effective(weights, strength).mean().item()
+            yield f"{term}, uniform, as {name}", term, strength * share / (1 - share + strength * share)
         for stop in STOPS:
-            yield f"{term}, uniform {stop:g}", stop, {"pixel": 1 - stop, term: stop}
+            yield f"{term}, uniform {stop:g}", term, stop
+
+
+def mean_of_known(rows: list[list[float]]) -> list[float]:
+    """Column by column, without NaN; NaN where a column holds nothing else."""
+    return torch.tensor(rows, dtype=torch.float64).nanmean(0).tolist()
 
 
 @torch.inference_mode()
@@ -84,19 +105,19 @@ def main() -> None:
 
     model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval()
     files = photographs(arguments.dataset)[: arguments.limit]
-    masks = {path.stem: path for path in photographs(arguments.masks)}
-    missing = [file.name for file in files if file.stem not in masks]
-    if missing:
-        raise ValueError(f"There are no masks of {missing} in {arguments.masks}: give each image one of its name.")
+    # The sum of the posts weighs as it is told.
+    is_log = model.config.loss_balance == "log"
+    strengths = {term: LOSS_TERMS[term].strength if is_log else 1.0 for term in TERMS}
 
     names = [*(f"PSNR {name}" for name in ("all", "crack", "near", "rest")), *("crack", "near", "rest")]
-    print(f"{len(files)} images of {arguments.dataset}\n{'':<50}{'weight':>8}" + "".join(f"{n:>12}" for n in names))
+    print(f"{len(files)} images of {arguments.dataset}")
+    print(f"{'':<50}{'weight':>8}{'effective':>11}" + "".join(f"{n:>12}" for n in names))
     for level in arguments.noise_level:
         rows: dict[str, list[list[float]]] = {}
         for index, file in enumerate(files):
             clean = read_photograph(file)
-            crack = read_photograph(masks[file.stem]).mean(0) > 0.5
-            parts = regions(crack)
+            crack, background = read_crack(arguments.masks, file, clean.shape[-2:])
+            parts = regions(crack, background)
             noisy = indexed_gaussian_noise(clean, level / 255, index)
             encoded = model.encode(noisy[None])
             corner = model.decode(encoded, {"pixel": 1.0})[0]
@@ -108,14 +129,17 @@ def main() -> None:
                 "local sharpness": rescaled(sharpness[0]),
                 "true crack": crack.float(),
             }
-            for name, weight, loss_weights in settings(maps):
-                figures = measured(model.decode(encoded, loss_weights)[0], clean, parts)
-                rows.setdefault(name, []).append([weight, *figures])
+            for name, term, weight in settings(maps, strengths):
+                weight = torch.as_tensor(weight)
+                placed = weight[None, None] if weight.ndim else weight
+                restored = model.decode(encoded, {"pixel": 1 - placed, term: placed})[0]
+                weights = [weight.mean().item(), effective(weight, strengths[term]).mean().item()]
+                rows.setdefault(name, []).append([*weights, *measured(restored, clean, parts)])
         print(f"noise level {level:g}/255")
         for name, values in rows.items():
-            weight, *figures = torch.tensor(values).mean(0).tolist()
+            weight, share, *figures = mean_of_known(values)
             cells = [f"{value:>12.2f}" for value in figures[:4]] + [f"{value:>12.3f}" for value in figures[4:]]
-            print(f"{name:<50}{weight:>8.3f}" + "".join(cells))
+            print(f"{name:<50}{weight:>8.3f}{share:>11.3f}" + "".join(cells))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from interface.pictures import (
     MAX_NOISE_LEVEL,
     NO_REFERENCE,
     PUT_AWAY,
+    Hand,
     Photograph,
     Pictures,
     example_gallery,
@@ -94,7 +95,7 @@ def build_denoise_tab(
         tab: opening it looks for them again.
         attention: where this network's ViT looks, if it has one.
     """
-    pictures, networks = Pictures(), Networks(restore, terms, max_emphasis, trained, attention)
+    pictures, networks, hand = Pictures(), Networks(restore, terms, max_emphasis, trained, attention), Hand()
 
     def places(name: str) -> list[tuple[str, str]]:
         """(label, place) that a network can be told."""
@@ -209,6 +210,7 @@ def build_denoise_tab(
         """Writes the photograph, too: a state's hour counts from when it was last written."""
         if not there(photograph, was_open):
             return None, None, known, None, False
+        hand.moved(photograph.key)
         *values, place = values
         network_restores, has_sliders = networks.in_use(name)
         loss_weights, emphasis_value, noise_level = unpack(has_sliders, values)
@@ -223,7 +225,7 @@ def build_denoise_tab(
     def measure(photograph: Photograph | None, name: str, restored, known, *values):
         if photograph is None or restored is None:
             return "", None
-        if restored[0] != (photograph.key, name):  # a newer picture is on its way
+        if restored[0] != (photograph.key, name) or not hand.rests(photograph.key):  # a newer picture is on its way
             return gr.skip(), gr.skip()
         if not photograph.noise:
             return NO_REFERENCE, None
@@ -247,6 +249,8 @@ def build_denoise_tab(
     @on_page
     def draw(photograph, was_open: bool, name: str, restored, held, opened_figure, known, place, *values):
         if not there(photograph, was_open) or restored is None or restored[0] != (photograph.key, name):
+            return gr.skip()
+        if not hand.rests(photograph.key):
             return gr.skip()
         network_restores, has_sliders = networks.in_use(name)
         setting = unpack(has_sliders, values)

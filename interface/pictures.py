@@ -155,3 +155,28 @@ class Pictures:
                 return
             del self.files[name]
             (Path(self.folder.name) / name).unlink(missing_ok=True)
+
+
+class Hand:
+    """Knows when a control was last moved over each photograph: figures wait until the hand rests.
+
+    Without this, figures of a picture that is already old would take the processor from the next one.
+    """
+
+    REST = 0.25  # seconds without a move
+    KEPT = 256  # photographs
+
+    def __init__(self) -> None:
+        self.moves: OrderedDict[str, float] = OrderedDict()
+
+    def moved(self, key: str) -> None:
+        self.moves[key] = time.monotonic()
+        self.moves.move_to_end(key)
+        while len(self.moves) > self.KEPT:
+            self.moves.popitem(last=False)
+
+    def rests(self, key: str) -> bool:
+        """Waits for the rest. False where a newer move came meanwhile, whose figures will follow."""
+        last = self.moves.get(key, -self.REST)
+        time.sleep(max(0.0, last + self.REST - time.monotonic()))
+        return self.moves.get(key, last) <= last

@@ -34,6 +34,11 @@ class Restorer:
     def __init__(self, model: ViTUNetForImageDenoising, cached_pixels: int = 4_000_000, one_loss: bool = False) -> None:
         self.model, self.cached_pixels = model, cached_pixels
         self.terms = () if one_loss else tuple(model.config.conditioned_terms)  # the controls that mean something
+        # Where the processor has bf16, a slider's move takes two thirds of the time. On photographs the difference is
+        # 0.06 to 0.2 of 255 (root mean square), less than rounding to 8 bits makes.
+        processor = torch.cpu.get_capabilities()
+        has_bf16 = processor.get("avx512_bf16") or processor.get("amx_bf16")
+        self.in_bf16 = bool(has_bf16) and model.device.type == "cpu"
         self.encoded: OrderedDict[tuple, EncodedImage] = OrderedDict()
         self.lock = threading.Lock()  # Gradio calls from several threads
 
@@ -60,7 +65,8 @@ class Restorer:
             self.encoded.move_to_end(key)
             while self._pixels() > self.cached_pixels:
                 self.encoded.popitem(last=False)
-            restored = self.model.decode(self.encoded[key], loss_weights, high_frequency_emphasis)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.in_bf16):
+                restored = self.model.decode(self.encoded[key], loss_weights, high_frequency_emphasis)
         return restored[0].clamp(0, 1).float().cpu()
 
     def attention(self, noisy: Tensor, noise_level: float | None = None) -> Tensor:

@@ -298,7 +298,8 @@ class Calibration:
         self.phase = self.row.phase(spectrum, size, seed) if self.row.phase else None
         self.damping = self.row.damping(size) if self.row.damping else None
         self.strengths = [self.row.maximum * (step / self.STEPS) ** 2 for step in range(self.STEPS + 1)]
-        self.errors: list[float] = [0.0]  # of the first of these strengths, as far as they were asked for
+        # Of these strengths, as they are asked for. Threads that fill in the same one write the same number.
+        self.errors: list[float | None] = [0.0] + [None] * self.STEPS
 
     def error(self, strength: float) -> float:
         """Mean squared error, by Parseval's theorem."""
@@ -307,13 +308,17 @@ class Calibration:
         return float((self.power * (1 - torch.exp(-(strength**2) * self.damping)).square()).sum())
 
     def strength(self, psnr: float) -> float:
-        """The smallest one that reaches the PSNR, in dB. Raises `ValueError` where none does."""
+        """One that has the PSNR, in dB, in the first of the stops' intervals that reaches it.
+
+        The error need not grow with the strength: that of a shift oscillates on periodic texture. So a smaller strength
+        may reach the PSNR between two stops unseen. Raises `ValueError` where no stop reaches it.
+        """
         wanted = 10 ** (-psnr / 10)
         if self.row.pattern:
             return math.sqrt(wanted)
         for step, high in enumerate(self.strengths[1:], 1):  # the first that is enough: beyond, it need not grow
-            if step == len(self.errors):
-                self.errors.append(self.error(high))
+            if self.errors[step] is None:
+                self.errors[step] = self.error(high)
             if self.errors[step] >= wanted:
                 low = self.strengths[step - 1]
                 # In the square root, which is nearly a straight line.

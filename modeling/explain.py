@@ -7,7 +7,8 @@ network. In place of a class there is a target: a number that is computed from w
 
 - EigenCAM (Muhammad & Yeasin 2020) and KPCA-CAM (Karmani et al. 2024) show what varies most among the layer's features.
   They look at nothing behind the layer: **the target has no effect on them**.
-- The gradient methods (`uses_gradient`) weigh the features by the target's gradient.
+- The gradient methods (`uses_gradient`) weigh the features by the target's gradient. Two of them divide by the sum of a
+  channel's features, which may be about 0 where features have both signs: here it is the sum of their absolute values.
 - Score-CAM and Ablation-CAM weigh each channel by what it does to the target, at one run of the network per channel.
 
 As in the library, a map is cut off at 0 and scaled to [0, 1]. It is 0 everywhere where there is nothing to show: where
@@ -39,6 +40,7 @@ from .opened_network import OpenedNetwork, Seen
 
 KERNEL_CELLS = 56 * 56  # KPCA-CAM compares each cell with each: 75 MiB for so many. Larger maps are averaged first.
 HIGHEST_OCTAVE = (0.25, 0.5)  # cycles per pixel
+TINY = np.finfo(np.float32).tiny  # makes 0 / 0 zero, and changes no other quotient
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,31 @@ class _PrincipalOfProduct(_OwnSize):
         return np.stack([principal_map(product, product.sum(axis=0)) for product in grads * activations])
 
 
+class _PlusPlus(_OwnSize):
+    """Grad-CAM++ (Chattopadhay et al. 2018): a channel weighs the sum of relu(g) / (2 + S g), S its sum of |features|.
+
+    The weight depends on the unit of S g. It is the one in which the layer's largest |g| is 1, and S is 1 on the mean
+    of the channels: then neither the target's scale, nor the features', nor the number of cells has a part in it.
+    """
+
+    def get_cam_weights(self, input_tensor, target_layer, targets, activations, grads):
+        sums = np.abs(activations).sum(axis=(2, 3), keepdims=True)  # (B, C, 1, 1)
+        sums = sums / (sums.mean(axis=1, keepdims=True) + TINY)
+        raising = np.maximum(grads, 0) / (np.abs(grads).max(axis=(1, 2, 3), keepdims=True) + TINY)
+        return (raising / (2 + sums * raising)).sum(axis=(2, 3))
+
+
+class _AxiomBased(_OwnSize):
+    """XGrad-CAM (Fu et al. 2020): a channel weighs the mean of its gradient, each cell counting by its |feature|.
+
+    Where features are not negative that is as published. Features and negated features have one map.
+    """
+
+    def get_cam_weights(self, input_tensor, target_layer, targets, activations, grads):
+        sizes = np.abs(activations)
+        return (grads * sizes).sum(axis=(2, 3)) / (sizes.sum(axis=(2, 3)) + TINY)
+
+
 class _Score(_OwnSize):
     """Score-CAM (Wang et al. 2020): the masks that channels are, weighed by how the target rates what they let through.
 
@@ -235,8 +262,8 @@ METHODS: Mapping[str, Method] = {
     "eigencam": Method("EigenCAM", "EigenCAM", _Principal, uses_gradient=False, uses_target=False),
     "kpca": Method("KPCA-CAM", "KPCA_CAM", _KernelPrincipal, uses_gradient=False, uses_target=False),
     "gradcam": Method("Grad-CAM", "GradCAM"),
-    "gradcam++": Method("Grad-CAM++", "GradCAMPlusPlus"),
-    "xgradcam": Method("XGrad-CAM", "XGradCAM"),
+    "gradcam++": Method("Grad-CAM++", "GradCAMPlusPlus", _PlusPlus),
+    "xgradcam": Method("XGrad-CAM", "XGradCAM", _AxiomBased),
     "layercam": Method("LayerCAM", "LayerCAM"),
     "hirescam": Method("HiResCAM", "HiResCAM"),
     "eigengradcam": Method("EigenGradCAM", "EigenGradCAM", _PrincipalOfProduct),
@@ -281,7 +308,9 @@ def activation_map(
         method: one of `METHODS`. EigenCAM and KPCA-CAM take no notice of the target.
         layer: one of [`layer_names`].
         target: one of `TARGETS`; those of tokens need one of the ViT's layers.
-        loss_weights, high_frequency_emphasis, noise_level: the controls, as the model's `forward` takes them.
+        loss_weights, high_frequency_emphasis: the controls, as the model's `forward` takes them. The contracting path
+            and the ViT know nothing of them: there they act, and are checked, where the target looks at the result.
+        noise_level: as the model's `forward` takes it.
         region: mask (H, W) of the target `"region"`: anything above 0 is inside, and values weigh.
         band: lowest and highest radial frequency of the target `"band_energy"`, in cycles per pixel.
         max_channels: Score-CAM and Ablation-CAM examine only so many channels, those with the largest variance
@@ -307,7 +336,9 @@ def activation_map(
             raise ValueError(f"One image (C, H, W) or (1, C, H, W) is needed, got {tuple(pixel_values.shape)}.")
         if row.uses_target:
             region = _checked(target, layer, region, image, band)
-        controls = (loss_weights, high_frequency_emphasis) if row.uses_target else None
+        looks_at_result = row.uses_target and not TARGETS[target].of_tokens
+        is_decoded = looks_at_result or layer.startswith(("bottleneck", "decoder"))
+        controls = (loss_weights, high_frequency_emphasis) if is_decoded else None
         opened = OpenedNetwork(model, layer, controls, noise_level)
         camera = _camera_class(row)(opened, [opened.layer])
         camera.max_channels = max_channels

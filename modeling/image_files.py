@@ -25,6 +25,7 @@ ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 # TIFF tags that say how pixels lie in the file, which is another matter in the next file; and its colour profile.
 _TIFF_LAYOUT = {*range(254, 260), 262, 266, 273, *range(277, 281), 284, 301, *range(317, 326), 338, 339, 347, 34675}
+_NEW_SUBFILE_TYPE = 254  # TIFF tag
 _DEEP = "16-bit colour"  # stands in for the PIL mode that is not there
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"}
 _MODES = {  # that a format holds
@@ -88,8 +89,11 @@ class Original:
 def open_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> tuple[Tensor, Original]:
     """An image of any kind -> its samples (C, H, W), upright, as they are, and all that they do not say.
 
-    Files and PIL images may be of any mode. Arrays are (H, W), (H, W, C) or (C, H, W), with or without alpha: 8-bit,
-    16-bit, or float in [0, 1]. Raises `ValueError` for a file that holds no image, or several.
+    Files and PIL images may be of any mode; of a TIFF file, a PIL image is the page that it stands at. Arrays are
+    (H, W), (H, W, C) or (C, H, W), with or without alpha: 8-bit, 16-bit, or float in [0, 1].
+
+    Raises `ValueError` for a file that holds no image, or several: an animation, or a TIFF file of pages that are not
+    reduced copies of the first.
     """
     if isinstance(source, str | Path):
         try:
@@ -183,8 +187,13 @@ def photographs(folder: str | Path) -> list[Path]:
 
 
 def _from_pil(image: Image.Image, path: Path | None = None) -> tuple[Tensor, Original]:
+    pictures = 1
     if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
-        raise ValueError(f"It holds {image.n_frames} pictures: save the one that you want as a file of its own.")
+        pictures = image.n_frames
+    elif image.format == "TIFF" and path is not None:
+        pictures = _tiff_pictures(path)
+    if pictures > 1:
+        raise ValueError(f"It holds {pictures} pictures: save the one that you want as a file of its own.")
     # Before anything is loaded, a file still says how its pixels lie; PIL would cut colours of 16 bits to 8.
     is_deep = path is not None and image.mode[0] not in "IF" and any(";16" in str(tile.args) for tile in image.tile)
     if is_deep and image.format != "PNG":
@@ -199,6 +208,16 @@ def _from_pil(image: Image.Image, path: Path | None = None) -> tuple[Tensor, Ori
     colours, alpha = _split(samples)
     original = Original(samples.numpy().dtype, len(colours), alpha, orientation, info)
     return _upright(colours, orientation), original
+
+
+def _tiff_pictures(path: Path) -> int:
+    """The pages of a TIFF file, without those that are reduced copies of another (TIFF 6.0, NewSubfileType, bit 0)."""
+    with Image.open(path) as image:  # of its own: what a page leaves behind would be taken for the first one's
+        count = 1
+        for page in range(1, image.n_frames):
+            image.seek(page)
+            count += not image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 1
+    return count
 
 
 def _split(samples: Tensor) -> tuple[Tensor, np.ndarray | None]:

@@ -62,6 +62,8 @@ def to_rgb(image: Tensor) -> Tensor:
         if not bool(((image >= -1.0) & (image <= 2.0)).all()):  # noise may leave [0, 1], but not by this much
             raise ValueError("A float image must lie in [0, 1]: divide by its maximum, and replace NaN.")
     elif image.dtype in _MAXIMUM:
+        if image.dtype == torch.int32 and not bool(((image >= 0) & (image <= 65535)).all()):
+            raise ValueError("An image of 32-bit integers must lie in [0, 65535]: scale it to 16 bits.")
         image = image.float() / _MAXIMUM[image.dtype]
     else:
         raise ValueError(f"An image of {image.dtype} is not understood: give 8-bit, 16-bit or float values.")

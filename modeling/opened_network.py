@@ -36,7 +36,7 @@ class OpenedNetwork(nn.Module):
     Args:
         model: a `ViTUNetForImageDenoising`.
         name: the layer, one of `layer_names(model)`.
-        controls: loss weights and emphasis, as `decode` takes them; `None` where nobody looks at the restored image.
+        controls: loss weights and emphasis, as `decode` takes them; `None` where nobody looks at what is decoded.
         noise_level: as `encode` takes it.
     """
 
@@ -80,8 +80,9 @@ class OpenedNetwork(nn.Module):
         features = features.detach()
         if torch.is_grad_enabled():
             features.requires_grad_()
-            # Maps do not depend on the target's scale, but the library guards divisions with constants of 1e-6 that
-            # suppose gradients of about 1.
+            # A map keeps only the gradient's direction (Grad-CAM++ chooses its scale by itself, see `explain.py`), but
+            # gradients of a mean over pixels are so small that squares of them, and the library's guard of 1e-7 when
+            # it scales a map, would matter.
             features.register_hook(lambda gradient: gradient / gradient.abs().max().clamp_min(1e-30))
         features = self.layer(features)
         return features if self.scale is None else features * self.scale

@@ -37,14 +37,15 @@ class ImageDenoisingPipeline(Pipeline):
     Called with an image or a list of them: a file's path, a PIL image, or an array or tensor as
     [`~image_files.open_image`] takes them. Each result is a PIL image of the same size, mode, depth, alpha, profile and
     EXIF, with its pixels lying as they lay. Palettes become RGB and one bit eight; colours of 16 bits, which PIL cannot
-    hold, come back as a `uint16` array (H, W, 3 or 4): read such files by their path, since PIL cuts them to 8 bits.
+    hold, come back as a `uint16` array (H, W, 2, 3 or 4): read such files by their path, since PIL cuts them to 8 bits.
     PIL's `save` drops EXIF unless it is told: `image_files.save_image` keeps it.
 
     Args, here or in a call:
         loss_weights: term -> weight, a number or a map (h, w) of any size, laid over the upright image: an array, a
-            tensor, or a PIL mask (black is 0, white is 1). Weights are normalised to sum 1 in each place.
+            tensor, or a PIL mask (black is 0, white is 1). Weights are normalised to sum 1 in each place. In a call
+            they replace the constructor's setting, its emphasis included.
         preset: name of a setting of loss weights and emphasis, instead of `loss_weights`.
-        high_frequency_emphasis: g, a number or a map.
+        high_frequency_emphasis: g, a number or a map. Default: the preset's, or the model's.
         noise_level: standard deviation of the noise in units of the [0, 1] range, a number or a map. Default: unknown.
         tile_size: images of more than `tile_size`^2 pixels are restored in tiles of that side, with the same result.
         return_tensors: `True` returns the restored image (3, H, W) instead, upright, float, not clipped.
@@ -78,6 +79,7 @@ class ImageDenoisingPipeline(Pipeline):
             forward["high_frequency_emphasis"] = PRESETS[preset].high_frequency_emphasis
         if loss_weights is not None:
             forward["loss_weights"] = {name: as_control(value, name) for name, value in loss_weights.items()}
+            forward["high_frequency_emphasis"] = None  # the model's default, and not that of a preset given before
         if high_frequency_emphasis is not None:
             forward["high_frequency_emphasis"] = as_control(high_frequency_emphasis, "high_frequency_emphasis")
         if noise_level is not None:

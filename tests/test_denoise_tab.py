@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 from interface.denoise_tab import build_denoise_tab, preset_labels, scores_table
 from interface.painting import backdrop, held_where, painted_area, sharp_area
-from interface.pictures import MAX_MEGAPIXELS, PUT_AWAY, Pictures, opened
+from interface.pictures import MAX_MEGAPIXELS, PUT_AWAY, Hand, Pictures, opened
 from interface.restorer import AS_STARTED, Networks, Restorer, TrainedHere
 from interface.training_run import Result
 from modeling import LOSS_TERMS, PRESETS, ViTUNetForImageDenoising
@@ -196,8 +197,9 @@ def test_pictures_that_were_just_asked_for_stay(tmp_path):
 
 def test_the_restorer_takes_large_images_in_tiles_and_keeps_nothing_of_them(model):
     noisy = torch.rand(3, 70, 66)
-    expected = Restorer(model)(noisy, {"wavelet": 1.0}, 0.0, 0.1)
-    restorer = Restorer(model, cached_pixels=64 * 64)
+    whole, restorer = Restorer(model), Restorer(model, cached_pixels=64 * 64)
+    whole.in_bf16 = False
+    expected = whole(noisy, {"wavelet": 1.0}, 0.0, 0.1)
     torch.testing.assert_close(restorer(noisy, {"wavelet": 1.0}, 0.0, 0.1), expected)
     assert not restorer.encoded
 
@@ -206,6 +208,7 @@ def test_the_restorer_encodes_an_image_once(model):
     images = [torch.rand(3, 20, 24) for _ in range(3)]
     expected = model(images[0][None], loss_weights={"wavelet": 1.0}).reconstruction[0].clamp(0, 1)
     restorer, encode, calls = Restorer(model, cached_pixels=2 * 20 * 24), model.encode, []
+    restorer.in_bf16 = False
     model.encode = lambda *arguments: calls.append(1) or encode(*arguments)
     first = restorer(images[0], {"pixel": 1.0}, 0.0, None)
     second = restorer(images[0], {"wavelet": 1.0}, 0.0, None)
@@ -217,6 +220,31 @@ def test_the_restorer_encodes_an_image_once(model):
     assert len(calls) == 4 and len(restorer.encoded) == 2
     restorer(torch.rand(3, 90, 90))  # larger than the cache
     assert len(restorer.encoded) == 2
+
+
+def test_bf16_is_less_than_a_step_of_8_bits_away(model):
+    noisy, pictures = torch.rand(3, 40, 48), []
+    for in_bf16 in (False, True):
+        restorer = Restorer(model)
+        restorer.in_bf16 = in_bf16
+        pictures.append(restorer(noisy, {"wavelet": 1.0}, 0.0, 0.1))
+    difference = (pictures[0] - pictures[1]).square().mean().sqrt().item()
+    assert 0 < difference < 1 / 255 and pictures[1].dtype == torch.float32
+
+
+def test_figures_wait_until_the_hand_rests():
+    hand = Hand()
+    assert hand.rests("a")  # it never moved
+    hand.moved("a")
+    start = time.monotonic()
+    assert hand.rests("a") and time.monotonic() - start > 0.9 * Hand.REST
+    hand.moved("a")
+    threading.Timer(Hand.REST / 2, hand.moved, ["a"]).start()
+    assert not hand.rests("a")  # a newer move
+    assert hand.rests("b")  # another photograph's
+    for key in range(2 * Hand.KEPT):
+        hand.moved(str(key))
+    assert len(hand.moves) == Hand.KEPT
 
 
 def test_what_the_brush_paints_is_what_the_page_is_asked_for(tmp_path):

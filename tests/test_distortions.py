@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from threading import Barrier
 
 import pytest
 import torch
@@ -27,6 +31,32 @@ def test_calibration_reaches_the_psnr_of_the_second_post(name, ascent):
     strength = Calibration(ascent, name).strength(22.65)
     assert 0 < strength <= DISTORTIONS[name].maximum
     assert decibels(ascent, distort(ascent, name, strength)) == pytest.approx(22.65, abs=1e-3)
+
+
+def test_calibration_is_safe_among_threads(ascent):
+    """Two threads that find the first stop's error missing at the same time, on their way to the second."""
+    calls, both = count(), Barrier(2, timeout=20)
+
+    class Met(Calibration):
+        def error(self, strength: float) -> float:
+            error = super().error(strength)
+            both.wait() if next(calls) < 2 else time.sleep(0.005)  # the other one's turn
+            return error
+
+    alone, shared = (kind(ascent[..., :128, :128], "blur") for kind in (Calibration, Met))
+    strength = (alone.strengths[1] + alone.strengths[2]) / 2
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(shared.strength, [-10 * math.log10(alone.error(strength))] * 2))
+    assert found == pytest.approx([strength] * 2, rel=1e-5)
+
+
+def test_an_error_that_oscillates_is_met_in_the_first_interval_that_reaches_it():
+    """Stripes of a period of 4 pixels, shifted: the error is largest after 2 and 6 pixels, and none after 4."""
+    stripes = (torch.arange(64) % 4 < 2).double().expand(1, 1, 64, 64)
+    calibration = Calibration(stripes, "shift")
+    assert calibration.error(4.0) == pytest.approx(0, abs=1e-12) and calibration.error(2.0) == pytest.approx(1)
+    strength = calibration.strength(3.0)
+    assert 0 < strength < 2 and decibels(stripes, distort(stripes, "shift", strength)) == pytest.approx(3.0, abs=1e-3)
 
 
 def test_the_second_posts_shift_and_blur(ascent):

@@ -245,6 +245,68 @@ def test_other_windows_and_controls(image):
     assert not torch.equal(*maps)
 
 
+def test_the_controls_act_where_features_are_decoded(network, image):
+    """Even where nobody asks for a target: the bottleneck and the expanding path are conditioned themselves."""
+    settings = {"pixel": 1.0}, {"pixel": 0.2, "wavelet": 0.8}
+    for method in WITHOUT_TARGET:
+        for layer in ("vit", "encoder.0", "bottleneck", "decoder.1", "decoder.0"):
+            maps = [activation_map(network, image, method, layer, loss_weights=weights) for weights in settings]
+            assert torch.equal(*maps) == (layer in ("vit", "encoder.0")), (method, layer)
+    sharp = activation_map(network, image, layer="decoder.0", high_frequency_emphasis=3.0)
+    assert not torch.equal(sharp, activation_map(network, image, layer="decoder.0"))
+    for layer in ("bottleneck", "decoder.0"):
+        with pytest.raises(ValueError, match="Unknown loss terms"):
+            activation_map(network, image, layer=layer, loss_weights={"phase": 1.0})
+
+
+def test_targets_of_tokens_need_no_decoding(network, image):
+    assert OpenedNetwork(network, "vit.0", None, None)(image[None])[0].restored is None
+    for method in ("gradcam", "scorecam"):
+        maps = [
+            activation_map(network, image, method, "vit.0", "token_norm", loss_weights=weights, max_channels=2)
+            for weights in (None, {"wavelet": 1.0})
+        ]
+        assert torch.equal(*maps) and maps[0].max() == 1
+
+
+def weights_of(method: str, activations: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """(C, h, w) each -> (C,)."""
+    return METHODS[method].adapted().get_cam_weights(None, None, None, activations[None], gradients[None])[0]
+
+
+def test_known_weights_of_channels_whose_features_sum_to_zero():
+    activations = np.array([[[1, -1], [2, -2]], [[3, -3], [6, -6]]], dtype=np.float32)
+    gradients = np.array([[[1, 0.5], [-0.5, 1]]], dtype=np.float32).repeat(2, 0)
+    # |features| sum to 6 and 18, which is 0.5 and 1.5 of their mean.
+    by_hand = [1 / 2.5 + 0.5 / 2.25 + 1 / 2.5, 1 / 3.5 + 0.5 / 2.75 + 1 / 3.5]
+    np.testing.assert_allclose(weights_of("gradcam++", activations, gradients), by_hand, rtol=1e-6)
+    by_hand = [(1 + 0.5 - 1 + 2) / 6] * 2
+    np.testing.assert_allclose(weights_of("xgradcam", activations, gradients), by_hand, rtol=1e-6)
+    for method in ("gradcam++", "xgradcam"):
+        assert not weights_of(method, 0 * activations, 0 * gradients).any()  # and no division by 0
+
+
+@pytest.mark.parametrize("method", ["gradcam++", "xgradcam"])
+def test_signed_features_of_any_scale_have_one_map(method):
+    random = np.random.default_rng(0)
+    activations, gradients = random.normal(size=(2, 6, 9, 8)).astype(np.float32)
+    activations -= activations.mean(axis=(1, 2), keepdims=True)
+    expected = weights_of(method, activations, gradients)
+    assert np.isfinite(expected).all() and np.abs(expected).max() < gradients[0].size
+    for features, target in ((1e-3, 1.0), (1e3, 1.0), (1.0, 1e-6), (1.0, 1e6)):
+        weights = weights_of(method, features * activations, np.float32(target) * gradients)
+        np.testing.assert_allclose(weights / np.abs(weights).max(), expected / np.abs(expected).max(), rtol=1e-3)
+
+
+def test_non_negative_features_are_weighed_as_published():
+    from pytorch_grad_cam import XGradCAM
+
+    activations, gradients = np.random.default_rng(1).gamma(2.0, size=(2, 1, 5, 6, 7))
+    expected = XGradCAM.get_cam_weights(None, None, None, None, activations, gradients)
+    np.testing.assert_allclose(weights_of("xgradcam", activations[0], gradients[0]), expected[0], rtol=1e-6)
+    np.testing.assert_allclose(weights_of("xgradcam", -activations[0], -gradients[0]), -expected[0], rtol=1e-6)
+
+
 def test_a_fresh_network_that_does_nothing_has_nothing_to_show(image):
     fresh = ViTUNetForImageDenoising(tiny_config())
     assert not activation_map(fresh, image, "gradcam", "decoder.0").any()

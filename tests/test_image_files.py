@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 from torchvision.io import ImageReadMode, decode_image
 
 from modeling.image_files import Original, open_image, read_photograph, save_image, save_restored
@@ -195,6 +195,31 @@ def test_bad_files_are_refused_by_name(tmp_path):
             open_image(tmp_path / f"{name}.png")
     with pytest.raises(ValueError, match=r"moving.gif cannot .* 2 pictures"):
         open_image(tmp_path / "moving.gif")
+
+
+def tiff_of_pages(path, *subfile_types: int):
+    """Pages of falling value; the first as large as `PIXELS`."""
+    with TiffImagePlugin.AppendingTiffWriter(path, new=True) as file:
+        for page, subfile_type in enumerate(subfile_types):
+            image = Image.new("L", (7, 5) if page == 0 else (4, 3), 200 - page)
+            image.save(file, format="TIFF", tiffinfo={254: subfile_type}, icc_profile=PROFILE if page else None)
+            file.newFrame()
+    return path
+
+
+def test_a_tiff_file_of_several_pictures_is_refused(tmp_path):
+    several = tiff_of_pages(tmp_path / "scan.tif", 0, 1, 2, 0)
+    with pytest.raises(ValueError, match=r"scan.tif cannot .* 3 pictures: save the one"):
+        open_image(several)
+    with Image.open(several) as image:  # the one who opens it says which
+        image.seek(3)
+        assert open_image(image)[0].unique().tolist() == [197]
+
+
+def test_reduced_copies_in_a_tiff_file_are_no_pictures_of_their_own(tmp_path):
+    samples, original = open_image(tiff_of_pages(tmp_path / "photo.tif", 0, 1, 1))
+    assert samples.shape == (1, 5, 7) and samples.unique().tolist() == [200]
+    assert "icc_profile" not in original.info  # which the copies have
 
 
 def test_another_size_is_refused(tmp_path):

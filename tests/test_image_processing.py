@@ -71,5 +71,8 @@ def test_bad_values_are_refused(processor):
         pixels(processor, torch.full((3, 4, 4), float("nan")))
     with pytest.raises(ValueError, match="must lie in"):
         pixels(processor, np.full((3, 4, 4), 200.0))
+    for value in (-1, 65536):
+        with pytest.raises(ValueError, match=r"32-bit integers must lie in \[0, 65535\]: scale it to 16 bits"):
+            pixels(processor, Image.fromarray(np.array([[0, value]], dtype=np.int32)))
     with pytest.raises(ValueError, match="not understood"):
         pixels(processor, np.zeros((3, 4, 4), dtype=bool))

@@ -123,6 +123,17 @@ def test_presets_are_settings_by_name(pipe):
     assert torch.equal(preset(PHOTO, return_tensors=True), pipe(PHOTO, preset="wavelet", return_tensors=True))
 
 
+def test_weights_in_a_call_do_not_inherit_the_emphasis_of_a_preset(pipe):
+    built = ImageDenoisingPipeline(model=pipe.model, image_processor=pipe.image_processor, preset="frequency_emphasis")
+    weights = dict(PRESETS["frequency_emphasis"].loss_weights)
+    in_call, emphasised = (
+        built(PHOTO, loss_weights=weights, return_tensors=True, **emphasis)
+        for emphasis in ({}, {"high_frequency_emphasis": 2.0})
+    )
+    assert torch.equal(in_call, pipe(PHOTO, loss_weights=weights, return_tensors=True))
+    assert torch.equal(emphasised, built(PHOTO, return_tensors=True)) and not torch.equal(in_call, emphasised)
+
+
 def test_a_mask_weighs_where_it_is_white(pipe):
     mask = Image.new("L", PHOTO.size)
     mask.paste(255, (0, 0, 20, 33))

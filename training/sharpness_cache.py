@@ -10,6 +10,7 @@ from __future__ import annotations
 import datasets
 import numpy as np
 import torch
+from torch import Tensor
 
 from modeling.losses import sorted_sharpness_scores
 
@@ -17,18 +18,23 @@ COLUMN = "sharpness_scores"
 # Part of the fingerprint of the cached column, because `datasets` does not see a change inside an imported function.
 # Raise it whenever `sharpness_scores` gives other numbers.
 VERSION = 2
+AT_ONCE = 2  # images; more would take more memory than time they save
 
 
-def sorted_scores(image, window_size: int) -> list[float]:
-    """The window scores of a PIL image in descending order, from sums of integers: exact but for the last rounding."""
-    pixels = (
-        torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(torch.int16, memory_format=torch.contiguous_format)
-    )
-    return sorted_sharpness_scores(pixels, window_size)[0].div_(255).tolist()
+@torch.inference_mode()
+def sorted_scores(images: list[Tensor], window_size: int) -> list[list[float]]:
+    """The window scores of (3, H, W) uint8 images in descending order, from sums of integers: exact but for rounding.
+
+    Images of one size go together, which spares half of the overhead of so small operations.
+    """
+    if len({image.shape for image in images}) > 1:
+        return [scores for image in images for scores in sorted_scores([image], window_size)]
+    return sorted_sharpness_scores(torch.stack(images).short(), window_size).div_(255).tolist()
 
 
-def _with_scores(row: dict, image_column: str, window_size: int, version: int) -> dict:
-    return {COLUMN: sorted_scores(row[image_column], window_size)}
+def _with_scores(rows: dict, image_column: str, window_size: int, version: int) -> dict:
+    images = [torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous() for image in rows[image_column]]
+    return {COLUMN: sorted_scores(images, window_size)}
 
 
 def with_sharpness_scores(
@@ -37,6 +43,8 @@ def with_sharpness_scores(
     """The dataset with a column `sharpness_scores`, float32 lists; read from disk if it was made before."""
     return dataset.map(
         _with_scores,
+        batched=True,
+        batch_size=AT_ONCE,
         fn_kwargs={"image_column": image_column, "window_size": window_size, "version": version},
         features=datasets.Features({**dataset.features, COLUMN: datasets.List(datasets.Value("float32"))}),
         desc="sharpness scores",

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -91,8 +90,9 @@ def windowed_amplitude(
 class _NeighbourDifferences(torch.autograd.Function):
     """Absolute differences to the right, lower, lower-right and lower-left neighbours, summed over channels.
 
-    (B, C, H, W) -> four (B, 1, ., .). Only the image is kept for the gradient, which is summed in place: autograd would
-    keep each difference, and pad each of the eight slices with zeros to the image's size.
+    (B, C, H, W) -> the sum of all four at each pixel that has them (B, 1, H-1, W-1), the rightward ones of the rows
+    `first`, `first + step`, ..., and the downward ones of those columns. Only the image is kept for the gradient, which
+    is summed in place: autograd would keep each difference, and pad each of the eight slices with zeros to full size.
     """
 
     @staticmethod
@@ -105,23 +105,43 @@ class _NeighbourDifferences(torch.autograd.Function):
         )
 
     @staticmethod
-    def forward(ctx, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx, image: Tensor, first: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(image)
-        pairs = _NeighbourDifferences.neighbours(image)
-        # Channels added one by one: `sum` over so few is several times slower, and makes 16-bit integers 64-bit ones.
-        return tuple(reduce(torch.add, (a - b).abs_().split(1, dim=1)) for a, b in pairs)
+        ctx.first, ctx.step = first, step
+        right, down, diagonal, antidiagonal = _NeighbourDifferences.neighbours(image)
+
+        def over_channels(values: Tensor) -> Tensor:
+            # One by one: `sum` over so few is several times slower, and makes 16-bit integers 64-bit.
+            total = values[:, :1].clone()
+            for channel in values.split(1, dim=1)[1:]:
+                total += channel
+            return total
+
+        all_four = torch.sub(*diagonal).abs_().add_(torch.sub(*antidiagonal).abs_())
+        difference = torch.sub(*right).abs_()
+        last_row = over_channels(difference[..., first::step, :])
+        all_four += difference[..., :-1, :]
+        del difference  # so that no more than three images are held at once
+        difference = torch.sub(*down).abs_()
+        last_column = over_channels(difference[..., first::step])
+        all_four += difference[..., :-1]
+        del difference
+        return over_channels(all_four), last_row, last_column
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients: Tensor) -> Tensor:
+    def backward(ctx, all_four: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, None, None]:
         (image,) = ctx.saved_tensors
+        right, down = F.pad(all_four, (0, 0, 0, 1)), F.pad(all_four, (0, 1))
+        right[..., ctx.first :: ctx.step, :] += rows
+        down[..., ctx.first :: ctx.step] += columns
         total = torch.zeros_like(image)
         pairs, sums = (_NeighbourDifferences.neighbours(values) for values in (image, total))
-        for (a, b), (sum_a, sum_b), gradient in zip(pairs, sums, gradients, strict=True):
+        for (a, b), (sum_a, sum_b), gradient in zip(pairs, sums, (right, down, all_four, all_four), strict=True):
             change = (a - b).sign_().mul_(gradient)
             sum_a.add_(change)
             sum_b.sub_(change)
-        return total
+        return total, None, None
 
 
 def sharpness_scores(image: Tensor, window_size: int = 16) -> Tensor:
@@ -136,9 +156,7 @@ def sharpness_scores(image: Tensor, window_size: int = 16) -> Tensor:
     if side < 2:  # a window of one pixel has no neighbours
         return image.flatten(1).sum(1)[:, None, None] * 0.0
     step, cells = max(side // 2, 1), side - 1
-    right, down, diagonal, antidiagonal = _NeighbourDifferences.apply(image)
-    all_four = right[..., :-1, :] + down[..., :, :-1] + diagonal + antidiagonal
-    last_row, last_column = right[..., cells::step, :], down[..., cells::step]
+    all_four, last_row, last_column = _NeighbourDifferences.apply(image, cells, step)
     if not image.is_floating_point():
         all_four, last_row, last_column = all_four.float(), last_row.float(), last_column.float()
 
