@@ -25,6 +25,8 @@ from modeling import LOSS_TERMS, PRESETS, ViTUNetForImageDenoising
 from modeling.image_files import read_photograph
 from tests.conftest import randomised, tiny_config
 
+ROOT = Path(__file__).parent.parent
+
 TERMS = {"pixel": "Pixel", "wavelet": "Wavelet"}
 
 
@@ -222,14 +224,16 @@ def test_the_restorer_encodes_an_image_once(model):
     assert len(restorer.encoded) == 2
 
 
-def test_bf16_is_less_than_a_step_of_8_bits_away(model):
-    noisy, pictures = torch.rand(3, 40, 48), []
+def test_bf16_is_less_than_a_step_of_8_bits_away():
+    shipped = ViTUNetForImageDenoising.from_pretrained(ROOT / "checkpoints" / "vit-unet-denoiser").eval()
+    clean = read_photograph(str(ROOT / "examples" / "rock023.png"))[:, :128, :128]
+    noisy, pictures = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), []
     for in_bf16 in (False, True):
-        restorer = Restorer(model)
+        restorer = Restorer(shipped)
         restorer.in_bf16 = in_bf16
-        pictures.append(restorer(noisy, {"wavelet": 1.0}, 0.0, 0.1))
+        pictures.append(restorer(noisy, {"wavelet": 1.0}, 0.0, None))
     difference = (pictures[0] - pictures[1]).square().mean().sqrt().item()
-    assert 0 < difference < 1 / 255 and pictures[1].dtype == torch.float32
+    assert 0 < difference < 0.5 / 255 and pictures[1].dtype == torch.float32
 
 
 def test_figures_wait_until_the_hand_rests():
