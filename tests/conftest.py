@@ -68,6 +68,14 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    """Pages of one context share a cache: the page's code is fetched once."""
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    yield context
+    context.close()
+
+
 @pytest.fixture
 def model() -> ViTUNetForImageDenoising:
     torch.manual_seed(0)

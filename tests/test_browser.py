@@ -38,14 +38,6 @@ def served(examples):
     app.close()
 
 
-@pytest.fixture(scope="module")
-def context(browser):
-    """Pages of one context share a cache: the page's code is fetched once."""
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
-    yield context
-    context.close()
-
-
 @pytest.fixture
 def page(context, served):
     page = context.new_page()

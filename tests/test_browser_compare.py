@@ -41,13 +41,6 @@ def served(tmp_path_factory):
     app.close()
 
 
-@pytest.fixture(scope="module")
-def context(browser):
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
-    yield context
-    context.close()
-
-
 @pytest.fixture
 def page(context, served):
     page = context.new_page()

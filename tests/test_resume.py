@@ -18,7 +18,7 @@ from tests.test_training import ROOT, SMOKE, metrics, run
 from training.checkpoints import checkpoints
 
 TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-COMMON = ("--checkpoint_steps", "3", "--validation_size", "0", "--map_probability", "0.3")
+COMMON = ("--checkpoint_steps", "3", "--validation_size", "0", "--map_probability", "0.3", "--optimizer", "muon")
 
 
 def start(output_dir: Path, folder: Path, *arguments: str, launcher=(sys.executable,)) -> subprocess.Popen:

@@ -90,8 +90,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path, image_fold
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     config = yaml.safe_load(SMOKE.read_text())["model_config"]
     config["vit_config"]["hidden_dropout_prob"] = 0.0  # dropout draws anew in each process
-    # AdamW: Muon raises the smallest singular values to the others, and with them what rounding has left there.
-    common = ("--model_config", json.dumps(config), "--optimizer", "adamw", "--max_steps", "20", "--batch_size")
+    common = ("--model_config", json.dumps(config), "--max_steps", "20", "--batch_size")
     run(tmp_path / "two", image_folder, *common, "2", launcher=launcher)
     run_here(tmp_path / "accumulated", image_folder, *common, "2", "--gradient_accumulation_steps", "2")
     run_here(tmp_path / "one", image_folder, *common, "4")
