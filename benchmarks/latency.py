@@ -21,6 +21,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from app import EXAMPLES, build_app
+from interface.memory import keep_freed_memory
 from modeling import ViTUNetForImageDenoising
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     arguments = parser.parse_args()
 
+    keep_freed_memory()
     model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval().to(memory_format=torch.channels_last)
     results = network(model, arguments.size, arguments.repeats)
     with tempfile.TemporaryDirectory() as folder:

@@ -9,8 +9,8 @@ weight of one term follows a map from 0 to 1, and the pixel loss has the rest. F
 of the ViT's last layer, the local sharpness of what the pixel loss alone restores, and the true crack. Beside each
 stands a uniform weight, image by image, and a few uniform weights, to see what sharpness costs elsewhere.
 
-The network receives a term's effective weight: its share once each weight is over its term's strength, where the loss
-is a sum of logarithms. That is no straight line, so the uniform weight beside a map is the one whose effective weight
+The network receives a term's effective weight: its share as `balanced_weights` gives it, where the loss is a sum of
+logarithms. That is no straight line, so the uniform weight beside a map is the one whose effective weight
 is the mean of the map's effective weights: what the network receives differs in its place alone.
 
 One line per setting, means over the images: the weight, the effective weight, then PSNR and sharpness. These are of the
@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from benchmarks.cracks import read_crack
 from modeling import LOSS_TERMS, ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
 from modeling.image_files import photographs, read_photograph
+from modeling.loss_weights import FIDELITY_SHARE
 from modeling.metrics import psnr
 
 TERMS = ("wavelet", "regional_sharpness")
@@ -68,20 +70,31 @@ def measured(restored: Tensor, clean: Tensor, masks: dict[str, Tensor]) -> list[
     return [psnr(restored, clean), *decibels, *ratios]
 
 
-def effective(weight: float | Tensor, strength: float) -> float | Tensor:
-    """The term's share of what the network receives, the pixel loss having the rest: weights over their strengths."""
-    return weight / strength / (1 - weight + weight / strength)
+@dataclass(frozen=True)
+class Balance:
+    """How `balanced_weights` weighs a term whose weight the pixel term has the rest of. Of a plain sum: (1, 0)."""
+
+    strength: float
+    fidelity_share: float
+
+    def effective(self, weight: float | Tensor) -> float | Tensor:
+        """The term's share of what the network receives."""
+        fidelity = 1 - weight + self.fidelity_share * weight
+        return weight / self.strength / (fidelity + weight / self.strength)
+
+    def weight(self, effective: float) -> float:
+        """The inverse."""
+        return effective / ((1 - effective) / self.strength + effective * (1 - self.fidelity_share))
 
 
-def settings(maps: dict[str, Tensor], strengths: Mapping[str, float]) -> Iterator[tuple[str, str, float | Tensor]]:
-    """Maps (H, W) in [0, 1] by name, strengths by term -> label, term and its weight, of each line of the table."""
+def settings(maps: dict[str, Tensor], balances: Mapping[str, Balance]) -> Iterator[tuple[str, str, float | Tensor]]:
+    """Maps (H, W) in [0, 1] by name, balances by term -> label, term and its weight, of each line of the table."""
     yield "pixel loss alone", TERMS[0], 0.0
     for term in TERMS:
-        strength = strengths[term]
         for name, weights in maps.items():
             yield f"{term}, {name}", term, weights
-            share = effective(weights, strength).mean().item()
-            yield f"{term}, uniform, as {name}", term, strength * share / (1 - share + strength * share)
+            mean = balances[term].effective(weights).mean().item()
+            yield f"{term}, uniform, as {name}", term, balances[term].weight(mean)
         for stop in STOPS:
             yield f"{term}, uniform {stop:g}", term, stop
 
@@ -107,7 +120,9 @@ def main() -> None:
     files = photographs(arguments.dataset)[: arguments.limit]
     # The sum of the posts weighs as it is told.
     is_log = model.config.loss_balance == "log"
-    strengths = {term: LOSS_TERMS[term].strength if is_log else 1.0 for term in TERMS}
+    balances = {
+        term: Balance(LOSS_TERMS[term].strength, FIDELITY_SHARE) if is_log else Balance(1.0, 0.0) for term in TERMS
+    }
 
     names = [*(f"PSNR {name}" for name in ("all", "crack", "near", "rest")), *("crack", "near", "rest")]
     print(f"{len(files)} images of {arguments.dataset}")
@@ -129,11 +144,11 @@ def main() -> None:
                 "local sharpness": rescaled(sharpness[0]),
                 "true crack": crack.float(),
             }
-            for name, term, weight in settings(maps, strengths):
+            for name, term, weight in settings(maps, balances):
                 weight = torch.as_tensor(weight)
                 placed = weight[None, None] if weight.ndim else weight
                 restored = model.decode(encoded, {"pixel": 1 - placed, term: placed})[0]
-                weights = [weight.mean().item(), effective(weight, strengths[term]).mean().item()]
+                weights = [weight.mean().item(), balances[term].effective(weight).mean().item()]
                 rows.setdefault(name, []).append([*weights, *measured(restored, clean, parts)])
         print(f"noise level {level:g}/255")
         for name, values in rows.items():

@@ -48,12 +48,12 @@ def panels(items: Sequence[Panel], columns: int, size: float = 3.2) -> Image.Ima
     """Panels in rows of `columns`, each about `size` inches wide."""
     frames = tuple(item.frame() for item in items)
     empty, boxes = _empty_panels(frames, columns, size)
-    picture = empty.copy()
+    # A third of the bytes for the browser.
+    picture = empty.convert("L") if all(frame.colours == "gray" for frame in frames) else empty.copy()
     for item, frame, box in zip(items, frames, boxes, strict=True):
         picture.paste(_coloured(np.asarray(item.values, dtype=np.float32), frame, box), box)
         _mark(ImageDraw.Draw(picture), frame, box)
-    # A third of the bytes for the browser.
-    return picture.convert("L") if all(frame.colours == "gray" for frame in frames) else picture
+    return picture
 
 
 @lru_cache(maxsize=32)
@@ -113,6 +113,8 @@ def _coloured(values: np.ndarray, frame: Panel, box: Box) -> Image.Image:
     # Contours are borders between levels: drawn at the size at which they are seen.
     method = Image.Resampling.BILINEAR if frame.contours else Image.Resampling.NEAREST
     scaled = (np.asarray(Image.fromarray(values).resize(size, method)) - low) / max(high - low, 1e-12)
+    if frame.colours == "gray" and not frame.contours:
+        return Image.fromarray((scaled.clip(0, 1) * 255).round().astype(np.uint8))
     pixels = matplotlib.colormaps[frame.colours](scaled, bytes=True)[..., :3]
     if frame.contours:
         levels = np.floor(np.clip(scaled, 0, 1) * frame.contours)

@@ -35,7 +35,7 @@ from modeling import LOSS_TERMS
 from modeling.degradations import DISTORTIONS, Calibration, distort
 from modeling.image_files import read_photograph
 from modeling.losses import pixel, sharpness_scores
-from modeling.metrics import sharpness_ratio, ssim
+from modeling.metrics import ssim_per_image
 from modeling.spectra import emphasis_map
 
 POSTS_PSNR = 22.65  # dB, the second post's
@@ -52,6 +52,7 @@ class Specimen:
 
     def __post_init__(self) -> None:
         self.distorted = lru_cache(maxsize=16)(lambda name, strength: distort(self.image, name, strength))
+        self.batch = lru_cache(maxsize=2)(self._batch)
         self.calibration = lru_cache(lambda name: Calibration(self.image, name))
         self.strengths = lru_cache(maxsize=64)(self._strengths)
         self.losses = lru_cache(maxsize=256)(self._losses)
@@ -69,9 +70,13 @@ class Specimen:
                 continue
         return strengths
 
+    def _batch(self, strengths: tuple[tuple[str, float], ...]) -> Tensor:
+        """The image under each of the distortions: (B, 1, H, W)."""
+        return torch.cat([self.distorted(name, strength) for name, strength in strengths])
+
     def _losses(self, strengths: tuple[tuple[str, float], ...], emphasis: float) -> list[dict[str, float]]:
-        """Each loss of the image under each of the distortions, all in one batch."""
-        batch = torch.cat([self.distorted(name, strength) for name, strength in strengths])
+        """Each loss of the image under each of the distortions."""
+        batch = self.batch(strengths)
         columns = {  # one target for all: what the losses ask of it is computed once
             term: row.function(batch, self.image, *([emphasis] if row.emphasised else [])).tolist()
             for term, row in LOSS_TERMS.items()
@@ -79,15 +84,18 @@ class Specimen:
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [{**row, HYBRID: row["pixel"] + row["amplitude_squared"]} for row in rows]
 
-    def _measures(self, name: str, strength: float) -> dict[str, float]:
+    def _measures(self, strengths: tuple[tuple[str, float], ...]) -> list[dict[str, float]]:
         """What the emphasis has no part in."""
-        distorted = self.distorted(name, strength)
-        return {
-            "strength": strength,
-            "PSNR (dB)": decibels(pixel(distorted, self.image).item()),
-            "1 - SSIM": 1 - ssim(distorted[0], self.image[0]),
-            "sharpness ratio": sharpness_ratio(distorted[0], self.image[0]),
+        batch = self.batch(strengths)
+        true_sharpness = sharpness_scores(self.image).mean().item()
+        sharpness = sharpness_scores(batch.clamp(0, 1)).mean((1, 2))
+        columns = {
+            "strength": [strength for _, strength in strengths],
+            "PSNR (dB)": [decibels(error) for error in pixel(batch, self.image).tolist()],
+            "1 - SSIM": (1 - ssim_per_image(batch, self.image)).tolist(),
+            "sharpness ratio": (sharpness / (true_sharpness or math.nan)).tolist(),
         }
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def decibels(error: float) -> float:
@@ -143,10 +151,9 @@ def spectrum_panels(seen: Specimen, name: str, strength: float, emphasis: float)
 
 def loss_table(seen: Specimen, strengths: dict[str, float], emphasis: float) -> dict[str, dict[str, float]]:
     """Distortion -> loss or measure -> value."""
-    losses = seen.losses(tuple(strengths.items()), emphasis)
-    with ThreadPoolExecutor() as pool:  # scikit-image works on one core, and without Python's lock
-        measures = list(pool.map(seen.measures, strengths, strengths.values()))
-    return {name: {**losses[index], **measures[index]} for index, name in enumerate(strengths)}
+    items = tuple(strengths.items())
+    rows = zip(seen.losses(items, emphasis), seen.measures(items), strict=True)
+    return {name: {**losses, **measures} for name, (losses, measures) in zip(strengths, rows, strict=True)}
 
 
 def table_rows(table: dict[str, dict[str, float]], relative: bool) -> list[list[str]]:
@@ -269,6 +276,7 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     quiet |= {"concurrency_id": "loss_lab", "concurrency_limit": 1}
     seen = gr.State(None, time_to_live=HOUR)
     files = Pictures()
+    beside = ThreadPoolExecutor(1)
     shown = {"show_label": False, "format": "png", "interactive": False}
 
     with gr.Tab("Distortions"):
@@ -339,11 +347,17 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
         table = loss_table(current, strengths(current, *settings), g)
         return table_rows(table, is_relative), files.file(chart(table))
 
+    @on_page
+    def distort_all(current, *settings):
+        there(current).batch(tuple(strengths(current, *settings).items()))
+
     def draw_distortions(current, name, g, is_relative, *settings):
-        """Figure by figure, in the order of the page: none waits for one that takes longer."""
+        """Figure by figure, in the order of the page; the table, which takes longest, is computed meanwhile."""
+        distort_all(current, *settings)
+        table = beside.submit(fill_table, current, is_relative, g, *settings)
         yield draw_pictures(current, *settings), gr.skip(), gr.skip(), gr.skip()
         yield gr.skip(), draw_spectra(current, name, g, *settings), gr.skip(), gr.skip()
-        yield gr.skip(), gr.skip(), *fill_table(current, is_relative, g, *settings)
+        yield gr.skip(), gr.skip(), *table.result()
 
     def open_file(file: dict | None) -> Specimen | None:
         return specimen(file["path"]) if file else None

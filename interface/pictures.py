@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 import uuid
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -122,7 +123,7 @@ class Pictures:
 
         def save(path: Path) -> None:
             picture = to_image(image) if isinstance(image, Tensor) else image
-            picture.save(path, compress_level=1)  # fast: a slider waits for it
+            picture.save(path, compress_level=1, compress_type=zlib.Z_RLE)  # fast: a slider waits for it
 
         return self.written(f"{key or uuid.uuid4().hex}.png", save)
 

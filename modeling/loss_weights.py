@@ -16,6 +16,10 @@ from .losses import LOSS_TERMS
 # Mean of the emphasis map's d over the spectrum of a large square image: (sqrt(2) + asinh(1)) / (3 sqrt(2)).
 MEAN_DISTANCE = (math.sqrt(2) + math.asinh(1)) / (3 * math.sqrt(2))
 
+# Of every other weight, this share goes to the pixel term as well: without it nothing ties sharpness to its place, and
+# the last stretch of a slider would turn back.
+FIDELITY_SHARE = 0.1
+
 
 def stack_loss_weights(
     loss_weights: Mapping[str, float | Tensor], names: tuple[str, ...], batch_size: int, device: torch.device | str
@@ -52,7 +56,8 @@ def balanced_weights(weights: Tensor, high_frequency_emphasis: Tensor, names: tu
     """What each logarithm of the "log" balance weighs: (B, K, h, w) and emphasis (B, 1, h, w) -> (B, K, h, w), sum 1.
 
     A weight over the term's `strength`; and times the mean of 1 + g d for an emphasised term. A logarithm takes that
-    mean out again, so without it an emphasis on high frequencies would be paid for by the low ones.
+    mean out again, so without it an emphasis on high frequencies would be paid for by the low ones. The pixel term,
+    where it is among them, gets `FIDELITY_SHARE` of the others' weights too.
     """
     terms = [LOSS_TERMS[name] for name in names]
 
@@ -60,6 +65,7 @@ def balanced_weights(weights: Tensor, high_frequency_emphasis: Tensor, names: tu
         return torch.tensor(values)[:, None, None].to(weights)
 
     emphasised = column([MEAN_DISTANCE * term.emphasised for term in terms])
+    weights = weights + column([FIDELITY_SHARE * (name == "pixel") for name in names]) * (1 - weights)
     balanced = weights / column([term.strength for term in terms]) * (1 + high_frequency_emphasis * emphasised)
     return balanced / balanced.sum(1, keepdim=True)
 

@@ -11,11 +11,11 @@ from PIL import Image
 
 from benchmarks.cracks import read_crack
 from benchmarks.faithfulness import area_under_curve, correlation, deletion_insertion, random_map, shuffled_ranks
-from benchmarks.steering import TERMS, effective, gradient_magnitude, mean_of_known, measured, regions, settings
+from benchmarks.steering import TERMS, Balance, gradient_magnitude, mean_of_known, measured, regions, settings
 from modeling import LOSS_TERMS
-from modeling.loss_weights import balanced_weights
+from modeling.loss_weights import FIDELITY_SHARE, balanced_weights
 
-STRENGTHS = {term: LOSS_TERMS[term].strength for term in TERMS}
+BALANCES = {term: Balance(LOSS_TERMS[term].strength, FIDELITY_SHARE) for term in TERMS}
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_the_gradient_of_a_ramp():
 def test_a_uniform_weight_has_the_effective_weight_of_its_map():
     """As the network itself receives them, and not as a person writes them."""
     values = torch.rand(8, 9, generator=torch.Generator().manual_seed(3)).square()
-    lines = {label: (term, weight) for label, term, weight in settings({"a map": values}, STRENGTHS)}
+    lines = {label: (term, weight) for label, term, weight in settings({"a map": values}, BALANCES)}
     assert lines["pixel loss alone"][1] == 0 and lines["wavelet, uniform 0.25"] == ("wavelet", 0.25)
     for term in TERMS:
 
@@ -138,7 +138,8 @@ def test_a_uniform_weight_has_the_effective_weight_of_its_map():
 
         uniform = lines[f"{term}, uniform, as a map"][1]
         assert received(uniform) == pytest.approx(received(values), rel=1e-5)
-        assert received(uniform) == pytest.approx(effective(uniform, STRENGTHS[term]), rel=1e-5)
-        # Where weights have a strength of their own, the mean of the map would be another weight.
-        assert (abs(uniform - values.mean().item()) > 0.01) == (STRENGTHS[term] != 1)
-    assert effective(0.5, 4.0) == 0.2 and effective(1.0, 4.0) == 1 and effective(0.5, 1.0) == 0.5
+        assert received(uniform) == pytest.approx(BALANCES[term].effective(uniform), rel=1e-5)
+        assert abs(uniform - values.mean().item()) > 0.01  # the mean of the map would be another weight
+    plain = Balance(1.0, 0.0)
+    assert plain.effective(0.3) == pytest.approx(0.3) and plain.weight(0.3) == pytest.approx(0.3)
+    assert Balance(4.0, 0.1).effective(1.0) == pytest.approx(0.25 / 0.35)

@@ -141,6 +141,22 @@ def test_broken_files_among_good_ones_are_counted_and_stood_in_for(tmp_path, ima
         samples(only)[0]
 
 
+@pytest.mark.filterwarnings("ignore:image . cannot be decoded")
+@pytest.mark.parametrize("keep", [True, False])
+def test_decoding_ahead_changes_no_sample_and_holds_no_more_than_it_must(keep, tmp_path, image_folder):
+    shutil.copytree(image_folder, tmp_path / "images")
+    (tmp_path / "images" / "3-broken.png").write_bytes(b"no image")
+    dataset = load_images(str(tmp_path / "images"))
+    stores = [ImageStore(dataset, keep=keep) for _ in range(2)]
+    plain = TrainingSamples(maker(), stores[0], 20)
+    ahead = TrainingSamples(maker(), stores[1], 20, ahead=3)
+    for sample in range(20):
+        assert torch.equal(ahead[sample]["pixel_values"], plain[sample]["pixel_values"])
+        assert len(stores[1].coming) <= 3
+    assert stores[1].decoder is not None and stores[0].decoder is None
+    assert not stores[1].coming and stores[1].unreadable.equal(stores[0].unreadable)
+
+
 def test_whole_images_of_two_sizes_do_not_fit_in_a_batch(tmp_path):
     for index, size in enumerate([(20, 30), (30, 20)]):
         Image.new("RGB", size).save(tmp_path / f"{index}.png")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling import LOSS_TERMS, PRESETS, TRAINABLE_TERMS
-from modeling.loss_weights import MEAN_DISTANCE, balanced_weights, stack_loss_weights
+from modeling.loss_weights import FIDELITY_SHARE, MEAN_DISTANCE, balanced_weights, stack_loss_weights
 from modeling.spectra import emphasis_map
 
 
@@ -46,10 +46,21 @@ def balanced(weights: dict, emphasis: float = 0.0) -> dict[str, float]:
 
 
 def test_a_strong_term_weighs_less():
-    half = balanced({"pixel": 0.5, "regional_sharpness": 0.5})
-    assert half["regional_sharpness"] / half["pixel"] == pytest.approx(1 / LOSS_TERMS["regional_sharpness"].strength)
+    half = balanced({"amplitude": 0.5, "regional_sharpness": 0.5})
+    strength = LOSS_TERMS["regional_sharpness"].strength
+    assert half["regional_sharpness"] / half["amplitude"] == pytest.approx(1 / strength)
     assert sum(half.values()) == pytest.approx(1.0)
-    assert balanced({"regional_sharpness": 1.0})["regional_sharpness"] == 1.0
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 0.8, 1.0])
+def test_the_pixel_term_keeps_its_share(weight):
+    values = balanced({"pixel": 1 - weight, "amplitude": weight})
+    assert values["amplitude"] / values["pixel"] == pytest.approx(weight / (1 - weight + FIDELITY_SHARE * weight))
+
+
+def test_terms_without_the_pixel_term_have_the_weight_to_themselves():
+    weights = torch.tensor([0.5, 0.5])[None, :, None, None]
+    assert balanced_weights(weights, torch.zeros(1, 1, 1, 1), ("amplitude", "windowed_amplitude")).equal(weights)
 
 
 def test_emphasis_adds_to_emphasised_terms_alone():
@@ -58,5 +69,5 @@ def test_emphasis_adds_to_emphasised_terms_alone():
     assert emphasised["amplitude"] / emphasised["pixel"] == pytest.approx(
         plain["amplitude"] / plain["pixel"] * (1 + 2 * MEAN_DISTANCE)
     )
-    assert emphasised["wavelet"] / emphasised["pixel"] == pytest.approx(1 / 2)
+    assert emphasised["wavelet"] / emphasised["pixel"] == pytest.approx(plain["wavelet"] / plain["pixel"])
     assert emphasis_map(512, 512, 1.0).mean().item() - 1 == pytest.approx(MEAN_DISTANCE, abs=1e-3)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.functional import gaussian_blur
 
 from modeling import LOSS_TERMS, TRAINABLE_TERMS, ViTUNetConfig
-from modeling.losses import WeightedCriterion, sharpness_scores
+from modeling.losses import WeightedCriterion, grid_imprint, sharpness_scores
 from modeling.spectra import emphasis_map
 from modeling.wavelets import WAVELET_FILTERS, wavelet_bands
 
@@ -305,6 +305,18 @@ def test_sharpness_scores_equal_a_plain_loop_over_windows(window_size):
             )
             torch.testing.assert_close(scores[:, row, column], expected)
     assert scores.shape[1:] == tuple((side - window_size) // step + 1 for side in (37, 29))
+
+
+def test_grid_imprint_sees_what_repeats_and_nothing_else():
+    clean = torch.rand(2, 3, 32, 36, generator=torch.Generator().manual_seed(5))
+    columns = (torch.arange(36) % 2 - 0.5) * 0.02  # a stripe of amplitude 0.01
+    rows = ((torch.arange(32) // 2) % 2 - 0.5)[:, None] * 0.02  # one that repeats every 4 pixels, not every 2
+    assert grid_imprint(clean, clean).tolist() == [0.0, 0.0]
+    torch.testing.assert_close(grid_imprint(clean + columns, clean), torch.full((2,), 1e-4), rtol=1e-4, atol=0)
+    assert grid_imprint(clean + rows + 0.1, clean).max() < 1e-12
+    torch.testing.assert_close(grid_imprint(clean + rows, clean, 4), torch.full((2,), 1e-4), rtol=1e-4, atol=0)
+    odd = (clean + columns)[..., :31, :35]
+    torch.testing.assert_close(grid_imprint(odd, clean[..., :31, :35]), torch.full((2,), 1e-4), rtol=1e-4, atol=0)
 
 
 def test_regional_sharpness_compares_distributions_not_positions():

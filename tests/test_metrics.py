@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from modeling.degradations import distort
@@ -16,6 +17,7 @@ from modeling.metrics import (
     psnr,
     sharpness_ratio,
     ssim,
+    ssim_per_image,
 )
 
 
@@ -24,6 +26,19 @@ def test_psnr():
     assert psnr(target + 0.1, target) == pytest.approx(20.0, abs=1e-4)
     assert psnr(target, target) == math.inf
     assert psnr(torch.full((3, 8, 8), 7.0), torch.ones(3, 8, 8)) == math.inf  # the prediction is clipped
+
+
+def test_ssim_agrees_with_scikit_image():
+    generator = torch.Generator().manual_seed(1)
+    target = torch.rand(1, 3, 40, 53, generator=generator)
+    prediction = target + torch.tensor([0.1, 0.5])[:, None, None, None] * torch.randn(2, 3, 40, 53, generator=generator)
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    expected = [
+        structural_similarity(image.clamp(0, 1).numpy(), target[0].numpy(), channel_axis=0, **settings)
+        for image in prediction
+    ]
+    assert ssim_per_image(prediction, target).tolist() == pytest.approx(expected, abs=1e-6)
+    assert ssim_per_image(prediction[..., :10], target[..., :10]).isnan().tolist() == [True, True]
 
 
 def test_ssim_agrees_with_torchmetrics():

@@ -17,10 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from modeling import ViTUNetForImageDenoising
+from tests.conftest import tiny_config
 from training.arguments import TrainingArguments, parse_arguments, write_arguments
 from training.checkpoints import checkpoints
 from training.logs import Log
-from training.train import FRESH_NETWORKS, learning_rate, train
+from training.train import FRESH_NETWORKS, GRID_FLOOR, learning_rate, train, training_step
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "training" / "recipes" / "smoke.yaml"
@@ -116,6 +117,7 @@ def test_a_run_leaves_strips_and_a_tracker_s_file(finished):
         ("--streaming", "true", "--shuffle_buffer", "2"),
         ("--noise", '[{"model": "poisson_gaussian", "shot": [0, 20], "read": 5}, {"model": "jpeg", "quality": 80}]'),
         ("--crop_schedule", '{"5": 64}', "--map_probability", "1", "--gradient_accumulation_steps", "2"),
+        ("--grid_penalty", "0.5", "--mixed_precision", "bf16"),
     ],
     ids=lambda arguments: arguments[0][2:],
 )
@@ -128,6 +130,29 @@ def test_every_way_to_make_samples_trains_and_resumes(arguments, tmp_path, image
     for name, value in load_file(tmp_path / "broken" / "model" / "model.safetensors").items():
         assert torch.equal(value, expected[name]), name
     assert all(torch.tensor(line["loss"]).isfinite() for line in metrics(tmp_path / "whole") if "loss" in line)
+
+
+def test_the_grid_penalty_charges_for_stripes_and_trains_them_away():
+    torch.manual_seed(0)
+    model = ViTUNetForImageDenoising(tiny_config())
+    with torch.no_grad():
+        model.decoder.output.bias[0] = 0.05  # red, in one pixel of each block of four
+    images = torch.rand(2, 3, 32, 32)
+    batch = {"pixel_values": images, "labels": images, "noise_level": torch.full((2,), float("nan"))}
+
+    def losses(penalty: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return training_step(model, batch, model.config, channels_last=False, grid_penalty=penalty)
+
+    (plain, raw), (charged, terms) = losses(0.0), losses(2.0)
+    assert "grid_imprint" not in raw and terms["grid_imprint"] > 1e-5
+    expected = 2 * torch.log1p(terms["grid_imprint"] / GRID_FLOOR)
+    torch.testing.assert_close(charged - plain, expected, rtol=1e-4, atol=0)
+    optimizer = torch.optim.SGD([model.decoder.output.bias], lr=1e-4)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (losses(2.0)[0] - losses(0.0)[0]).backward()
+        optimizer.step()
+    assert losses(2.0)[1]["grid_imprint"] < 0.1 * terms["grid_imprint"]
 
 
 def test_a_second_run_does_not_overwrite_the_first(finished, image_folder):

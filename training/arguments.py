@@ -71,6 +71,9 @@ class TrainingArguments:
         default=None, metadata={"help": "The model's default loss weights, by term (JSON on the command line)."}
     )
     high_frequency_emphasis: float | None = field(default=None, metadata={"help": "The model's default emphasis g."})
+    grid_penalty: float = field(
+        default=0.0, metadata={"help": "Weight of a penalty on errors that repeat with the network's grid; 0: none."}
+    )
 
     max_steps: int = field(default=1000, metadata={"help": "Optimiser steps of the whole run."})
     batch_size: int = field(default=8, metadata={"help": "Images per process and step."})

@@ -20,6 +20,8 @@ from training.loss_sampling import LossSampler
 from training.sharpness_cache import with_sharpness_scores
 from training.streaming import StreamedSamples
 
+DECODED_AHEAD = 32  # samples: a few batches
+
 
 class Data:
     """The dataset of a run: its images, those held out for validation, and how samples are made of them."""
@@ -88,7 +90,9 @@ class Data:
             share = arguments.shuffle_buffer, arguments.batch_size, *rank
             samples = StreamedSamples(self.maker, self.dataset, self.columns, first, length, *share)
             return (send_to_device(batch, accelerator.device) for batch in DataLoader(samples, **common))
-        samples = TrainingSamples(self.maker, self.stores[0], length, *self.stores[1:])
+        alone = accelerator.num_processes == 1 and not arguments.num_workers
+        noisy = self.stores[1] if arguments.noisy_column else None
+        samples = TrainingSamples(self.maker, self.stores[0], length, noisy, ahead=DECODED_AHEAD if alone else 0)
         loader = DataLoader(
             samples,
             sampler=range(first, length),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,15 +83,30 @@ class ImageStore(Dataset):
         self.kept: list[Tensor | None] | None = [None] * len(dataset) if keep else None
         # In shared memory, so that the main process sees what its workers found.
         self.unreadable = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
+        self.decoder: ThreadPoolExecutor | None = None
+        self.coming: dict[int, Future[Tensor | None]] = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Tensor | None:
-        if self.kept is not None and self.kept[index] is not None:
-            return self.kept[index]
-        if self.unreadable[index]:
-            return None
+        begun = self.coming.pop(index, None)
+        if begun:
+            return begun.result()
+        if self._is_known(index):
+            return None if self.unreadable[index] else self.kept[index]
+        return self._decoded(index)
+
+    def decode_ahead(self, index: int) -> None:
+        """Begins to decode an image that will be asked for soon, beside the training step."""
+        if index not in self.coming and not self._is_known(index):
+            self.decoder = self.decoder or ThreadPoolExecutor(1, thread_name_prefix="decoder")
+            self.coming[index] = self.decoder.submit(self._decoded, index)
+
+    def _is_known(self, index: int) -> bool:
+        return bool(self.unreadable[index]) or (self.kept is not None and self.kept[index] is not None)
+
+    def _decoded(self, index: int) -> Tensor | None:
         try:
             image = to_uint8(self.dataset[index][self.image_column])
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises, for a broken PNG a SyntaxError
@@ -194,21 +210,37 @@ def _order(seed: int, epoch: int, count: int) -> list[int]:
 
 
 class TrainingSamples(Dataset):
-    """The samples of a whole run. `noisy` holds the images' own noisy versions, where there are such."""
+    """The samples of a whole run. `noisy` holds the images' own noisy versions, where there are such.
 
-    def __init__(self, maker: SampleMaker, images: ImageStore, length: int, noisy: ImageStore | None = None) -> None:
-        self.maker, self.images, self.noisy, self.length = maker, images, noisy, length
+    The images of the next `ahead` samples are decoded in a thread: for a run whose one process asks for every sample.
+    """
+
+    def __init__(
+        self, maker: SampleMaker, images: ImageStore, length: int, noisy: ImageStore | None = None, ahead: int = 0
+    ) -> None:
+        self.maker, self.images, self.noisy, self.length, self.ahead = maker, images, noisy, length, ahead
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
         index = image_index(sample, len(self.images), self.maker.seed)
+        self._decode_ahead(sample)
         index, clean, noisy = first_readable(index, self.images, self.noisy)
         item = self.maker(sample, clean, noisy)
         if not self.maker.crop_size(sample) and COLUMN in self.images.dataset.column_names:
             item["target_sharpness_scores"] = torch.tensor(self.images.dataset[COLUMN][index])
         return item
+
+    def _decode_ahead(self, sample: int) -> None:
+        """Of this sample's own epoch: the next one's order is another."""
+        count = len(self.images)
+        left = min(count - sample % count, self.length - sample)
+        for coming in range(sample + 1, sample + min(self.ahead + 1, left)):
+            index = image_index(coming, count, self.maker.seed)
+            for store in (self.images, self.noisy):
+                if store is not None:
+                    store.decode_ahead(index)
 
 
 def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ def bare_images_per_second(arguments: TrainingArguments) -> float:
         if step == 10:  # the first are slower
             _finish(accelerator.device)
             start = time.perf_counter()
-        loss, _ = training_step(model, batch, config, arguments.channels_last)
+        loss, _ = training_step(model, batch, config, arguments.channels_last, arguments.grid_penalty)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
         optimizer.step()

@@ -21,6 +21,7 @@ from transformers import set_seed
 
 from modeling import ViTUNetConfig, ViTUNetForImageDenoising, ViTUNetImageProcessor
 from modeling.degradations import indexed_gaussian_noise
+from modeling.losses import grid_imprint
 from modeling.metrics import psnr
 from training.arguments import TrainingArguments, parse_arguments, write_arguments
 from training.batches import Data
@@ -32,6 +33,7 @@ from training.optimizers import build_optimizer
 from training.strips import save_strip
 
 VALIDATION_NOISE_LEVELS = (15, 25, 50)  # of 255
+GRID_FLOOR = 1e-7  # of `grid_imprint`: what chance leaves of it in a crop of 96x96 pixels
 FRESH_NETWORKS = {"small": ViTUNetConfig, "hybrid_vit_base": ViTUNetConfig.hybrid_vit_base}
 
 
@@ -59,7 +61,9 @@ def ema_decay(step: int, arguments: TrainingArguments) -> float:
     return min(arguments.ema_decay, (1 + step) / (10 + step))
 
 
-def training_step(model, batch: dict[str, Tensor], config: ViTUNetConfig, channels_last: bool):
+def training_step(
+    model, batch: dict[str, Tensor], config: ViTUNetConfig, channels_last: bool, grid_penalty: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """One forward pass -> the loss to minimise, and the raw terms by name."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     controls = {name: batch[name] for name in ("target_sharpness_scores",) if name in batch}
@@ -73,7 +77,12 @@ def training_step(model, batch: dict[str, Tensor], config: ViTUNetConfig, channe
     output = model(
         pixel_values=batch["pixel_values"].to(memory_format=memory_format), labels=batch["labels"], **controls
     )
-    return output.loss, output.loss_terms
+    loss, terms = output.loss, output.loss_terms
+    if grid_penalty:
+        imprint = grid_imprint(output.reconstruction.float(), batch["labels"], max(config.pixel_unshuffle, 2))
+        loss = loss + grid_penalty * torch.log1p(imprint / GRID_FLOOR).mean()
+        terms = {**terms, "grid_imprint": imprint.detach().mean()}
+    return loss, terms
 
 
 @torch.no_grad()
@@ -129,6 +138,9 @@ def train(arguments: TrainingArguments) -> None:
     config = model.config
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    if accelerator.device.type == "cpu" and arguments.mixed_precision == "bf16":
+        # PyTorch's own attention takes seven times as long on its way back, in bf16 on a CPU.
+        model.set_attn_implementation("eager")
     model.train()
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay(0, arguments)), use_buffers=True)
     ema.to(accelerator.device)
@@ -154,7 +166,7 @@ def train(arguments: TrainingArguments) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, arguments)
             with accelerator.accumulate(model):
-                loss, terms = training_step(model, batch, config, arguments.channels_last)
+                loss, terms = training_step(model, batch, config, arguments.channels_last, arguments.grid_penalty)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     gradient_norm = accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
