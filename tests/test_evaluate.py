@@ -19,7 +19,7 @@ from tests.conftest import tiny_config
 from training.data import ImageStore, load_images
 from training.evaluate import FunctionDenoiser, Setting, evaluate, main, means, sweep_settings
 from training.evaluation_measures import MEASURES, QUICK_MEASURES, measured
-from training.evaluation_report import eval_results, print_table
+from training.evaluation_report import eval_results, print_table, rising_share
 
 
 def identity(image: torch.Tensor, noise_level: float) -> torch.Tensor:
@@ -208,6 +208,18 @@ def test_another_denoiser(image_folder):
     assert rows[1]["psnr"] == pytest.approx(psnr(noisy - 12.5 / 255, clean))
     with pytest.raises(ValueError, match="returned"):
         main(["--function", f"{__name__}:wrong_size", *common])
+
+
+def test_a_sweep_counts_the_images_on_which_it_rises(capsys):
+    ratios = {0: (0.5, 0.6, 0.7), 1: (0.5, 0.9, 0.8), 2: (0.1, 0.2, 0.2), 3: (0.7, 0.8, 1.1)}
+    rows = [
+        {"image": image, "setting": f"wavelet {stop}", "sharpness_ratio": values[stop]}
+        for stop in range(3)
+        for image, values in ratios.items()
+    ]
+    assert rising_share(rows) == 0.5
+    print_table("set", "25", rows, sweep="wavelet")
+    assert "rises at every stop: yes; so it does on 50 % of the images" in capsys.readouterr().out
 
 
 def test_tables_of_what_is_not_defined(capsys):
