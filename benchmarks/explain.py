@@ -5,7 +5,7 @@
 One column for time (median of `--repeats`, after a warm-up), one for the peak of what torch allocates (its profiler),
 one for the peak of what NumPy and Python allocate (tracemalloc). The library's EigenCAM decomposes a matrix whose one
 part is pixels x pixels: it runs on the same features where that part stays below `--library_gib`, and its size is
-printed where not. Methods that run the network once for every channel run it for `--max_channels` of them.
+printed where not. "All layers" is the sum, what a strip of every stage costs. Methods that run the network once for every channel run it for `--max_channels` of them.
 """
 
 from __future__ import annotations
@@ -59,13 +59,16 @@ def main() -> None:
     print(f"{arguments.size}x{arguments.size} pixels, {torch.get_num_threads()} threads, {model.device}")
     print(f"{'method':<30}{'layer':<12}{'ms':>8}{'torch MiB':>11}{'NumPy MiB':>11}")
 
-    def line(name: str, layer: str, step: Callable[[], object]) -> None:
+    def line(name: str, layer: str, step: Callable[[], object]) -> float:
         time = median_milliseconds(step, arguments.repeats)
         print(f"{name:<30}{layer:<12}{time:>8.0f}{peak_mebibytes(step):>11.1f}{traced_mebibytes(step):>11.1f}")
+        return time
+
+    together = dict.fromkeys(arguments.methods, 0.0)
 
     for layer in arguments.layers or layer_names(model):
         for method in arguments.methods:
-            line(
+            together[method] += line(
                 METHODS[method].label,
                 layer,
                 lambda method=method, layer=layer: activation_map(
@@ -80,6 +83,8 @@ def main() -> None:
             line(LIBRARY, layer, lambda features=features: get_2d_projection(features))
         else:
             print(f"{LIBRARY:<30}{layer:<12}not run: a matrix of {cells} x {cells}, {matrix:.1f} GiB")
+    for method, time in together.items():
+        print(f"{METHODS[method].label:<30}{'all layers':<12}{time:>8.0f}")
 
 
 if __name__ == "__main__":
