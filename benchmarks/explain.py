@@ -5,7 +5,8 @@
 One column for time (median of `--repeats`, after a warm-up), one for the peak of what torch allocates (its profiler),
 one for the peak of what NumPy and Python allocate (tracemalloc). The library's EigenCAM decomposes a matrix whose one
 part is pixels x pixels: it runs on the same features where that part stays below `--library_gib`, and its size is
-printed where not. "All layers" is the sum, what a strip of every stage costs. Methods that run the network once for every channel run it for `--max_channels` of them.
+printed where not. Methods that run the network once for every channel run it for `--max_channels` of them. "All layers"
+is the sum of a method's times: what a strip of every stage costs.
 """
 
 from __future__ import annotations

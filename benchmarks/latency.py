@@ -3,7 +3,8 @@
     python -m benchmarks.latency --model checkpoints/vit-unet-denoiser --size 512
 
 Three views of the same path: the network alone, the whole answer of a running app as its own client sees it (decode,
-lossless compression, transfer), and, where Chromium is at hand, a real browser until the new picture is drawn.
+lossless compression, transfer), and, where Chromium is at hand, a real browser until the new picture is drawn. With
+`--peers FOLDER` (see `benchmarks.peers`) the time of CDnCNN-B for the same image stands beside.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from app import EXAMPLES, build_app
+from benchmarks.peers import REFERENCE, CDnCNN
 from interface.memory import keep_freed_memory
+from interface.restorer import Restorer
 from modeling import ViTUNetForImageDenoising
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -44,10 +47,13 @@ def network(model: ViTUNetForImageDenoising, size: int, repeats: int) -> dict[st
     with torch.inference_mode():
         encoded = model.encode(image)
         weights = [{"pixel": 1.0, "regional_sharpness": i / repeats} if sharpen else None for i in range(repeats + 1)]
-        return {
+        times = {
             "network: encode (once per photograph)": milliseconds(lambda _: model.encode(image), repeats),
-            "network: decode (every move)": milliseconds(lambda i: model.decode(encoded, weights[i]), repeats),
+            "network: decode (every move), float32": milliseconds(lambda i: model.decode(encoded, weights[i]), repeats),
         }
+    restorer, noisy = Restorer(model), image[0].cpu().contiguous()
+    label = f"network: a move in the app, {'bf16' if restorer.in_bf16 else 'float32'}"
+    return times | {label: milliseconds(lambda i: restorer(noisy, weights[i]), repeats)}
 
 
 def client(url: str, photograph: Path, controls: int, repeats: int) -> list[float]:
@@ -104,11 +110,16 @@ def main() -> None:
     parser.add_argument("--model", default="checkpoints/vit-unet-denoiser")
     parser.add_argument("--size", type=int, default=512, help="side of the photograph, pixels")
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--peers", help="folder with the weights of CDnCNN-B")
     arguments = parser.parse_args()
 
     keep_freed_memory()
     model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval().to(memory_format=torch.channels_last)
     results = network(model, arguments.size, arguments.repeats)
+    if arguments.peers:
+        rival, noisy = CDnCNN(arguments.peers), torch.rand(3, arguments.size, arguments.size)
+        with torch.inference_mode():
+            results[f"{REFERENCE}, whole"] = milliseconds(lambda _: rival(noisy, 0.1), max(arguments.repeats // 4, 1))
     with tempfile.TemporaryDirectory() as folder:
         photograph = Path(folder) / "photograph.png"
         Image.open(EXAMPLES[0]).crop((0, 0, arguments.size, arguments.size)).save(photograph)
