@@ -23,7 +23,6 @@ from PIL import Image
 
 from app import EXAMPLES, build_app
 from benchmarks.peers import REFERENCE, CDnCNN
-from interface.memory import keep_freed_memory
 from interface.restorer import Restorer
 from modeling import ViTUNetForImageDenoising
 
@@ -40,9 +39,13 @@ def milliseconds(action: Callable[[int], object], repeats: int) -> list[float]:
     return times[1:]
 
 
+def test_image(size: int) -> torch.Tensor:
+    """(1, 3, size, size)"""
+    return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
 def network(model: ViTUNetForImageDenoising, size: int, repeats: int) -> dict[str, list[float]]:
-    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    image = image.to(model.device, memory_format=torch.channels_last)
+    image = test_image(size).to(model.device, memory_format=torch.channels_last)
     sharpen = "regional_sharpness" in model.config.conditioned_terms
     with torch.inference_mode():
         encoded = model.encode(image)
@@ -113,11 +116,10 @@ def main() -> None:
     parser.add_argument("--peers", help="folder with the weights of CDnCNN-B")
     arguments = parser.parse_args()
 
-    keep_freed_memory()
     model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval().to(memory_format=torch.channels_last)
     results = network(model, arguments.size, arguments.repeats)
     if arguments.peers:
-        rival, noisy = CDnCNN(arguments.peers), torch.rand(3, arguments.size, arguments.size)
+        rival, noisy = CDnCNN(arguments.peers), test_image(arguments.size)[0]
         with torch.inference_mode():
             results[f"{REFERENCE}, whole"] = milliseconds(lambda _: rival(noisy, 0.1), max(arguments.repeats // 4, 1))
     with tempfile.TemporaryDirectory() as folder:

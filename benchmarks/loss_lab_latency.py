@@ -18,7 +18,6 @@ from playwright.sync_api import Page, sync_playwright
 from app import HOME
 from benchmarks.latency import CHROMIUM_FLAGS
 from interface.loss_lab_tab import build_loss_lab_tab
-from interface.memory import keep_freed_memory
 
 # Inner tab, control -> values to enter, figures that answer.
 CONTROLS: dict[tuple[str, str], tuple[Iterable[float], tuple[str, ...]]] = {
@@ -58,7 +57,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=8)
     arguments = parser.parse_args()
 
-    keep_freed_memory()
     with gr.Blocks(analytics_enabled=False) as app:
         with gr.Tab("Front"):
             gr.Markdown("Nothing is computed before the tab is opened.")

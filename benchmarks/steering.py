@@ -31,10 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cracks import read_crack
-from modeling import LOSS_TERMS, ViTUNetForImageDenoising
+from modeling import ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
 from modeling.image_files import photographs, read_photograph
-from modeling.loss_weights import FIDELITY_SHARE
 from modeling.metrics import psnr
 
 TERMS = ("wavelet", "regional_sharpness")
@@ -119,9 +118,11 @@ def main() -> None:
     model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval()
     files = photographs(arguments.dataset)[: arguments.limit]
     # The sum of the posts weighs as it is told.
-    is_log = model.config.loss_balance == "log"
+    config = model.config
+    is_log = config.loss_balance == "log"
     balances = {
-        term: Balance(LOSS_TERMS[term].strength, FIDELITY_SHARE) if is_log else Balance(1.0, 0.0) for term in TERMS
+        term: Balance(config.loss_strengths.get(term, 1.0), config.fidelity_share) if is_log else Balance(1.0, 0.0)
+        for term in TERMS
     }
 
     names = [*(f"PSNR {name}" for name in ("all", "crack", "near", "rest")), *("crack", "near", "rest")]

@@ -15,6 +15,7 @@ energy alone. Then each way at the same sharpness, read off the lines between it
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -48,14 +49,23 @@ def unsharp(restored: Tensor, amount: float) -> Tensor:
 
 
 def interpolated(first: str, second: str) -> dict[str, ViTUNetForImageDenoising]:
-    """Networks on the straight line between two of one architecture, by their place on it."""
+    """Networks on the straight line between two of one architecture, by their place on it; their losses go along."""
     ends = [ViTUNetForImageDenoising.from_pretrained(name).eval() for name in (first, second)]
     weights = [end.state_dict() for end in ends]
     if {name: value.shape for name, value in weights[0].items()} != {n: v.shape for n, v in weights[1].items()}:
         raise ValueError(f"--interpolate {first} {second}: the two networks differ in architecture.")
+    terms = {term for end in ends for term in end.config.loss_weights}
+    losses = [
+        {term: end.config.loss_weights.get(term, 0.0) / sum(end.config.loss_weights.values()) for term in terms}
+        for end in ends
+    ]
+    emphasis = [end.config.high_frequency_emphasis for end in ends]
     networks = {}
     for share in INTERPOLATIONS:
-        network = ViTUNetForImageDenoising(ends[0].config).eval()
+        config = copy.deepcopy(ends[0].config)
+        config.loss_weights = {term: (1 - share) * losses[0][term] + share * losses[1][term] for term in terms}
+        config.high_frequency_emphasis = (1 - share) * emphasis[0] + share * emphasis[1]
+        network = ViTUNetForImageDenoising(config).eval()
         network.load_state_dict({name: value.lerp(weights[1][name], share) for name, value in weights[0].items()})
         networks[f"{share:g}"] = network.to(memory_format=torch.channels_last)
     return networks
@@ -111,7 +121,7 @@ def print_curves(curves: Curves) -> None:
         print(f"\nat sharpness {ratio:g}")
         for way, settings in curves.items():
             values = at_sharpness(settings, ratio)
-            print(f"{way:<44}" + ("     not reached" if values is None else _cells(values)))
+            print(f"{way:<44}" + ("     beyond its curve" if values is None else _cells(values)))
 
 
 def _cells(values: np.ndarray) -> str:

@@ -168,8 +168,11 @@ def table_rows(table: dict[str, dict[str, float]], relative: bool) -> list[list[
     return rows
 
 
-def chart(table: dict[str, dict[str, float]]) -> Image.Image:
+def chart(table: dict[str, dict[str, float]]) -> Image.Image | None:
+    """`None` where the reference is missing: not every blur can bring every image down to every PSNR."""
     names = [name for name in (*LOSS_TERMS, HYBRID) if REFERENCE in table and table[REFERENCE][name] > 0]
+    if not names:
+        return None
     series = {
         DISTORTIONS[name].label: [values[term] / table[REFERENCE][term] for term in names]
         for name, values in table.items()
@@ -345,7 +348,8 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     @on_page
     def fill_table(current, is_relative, g, *settings):
         table = loss_table(current, strengths(current, *settings), g)
-        return table_rows(table, is_relative), files.file(chart(table))
+        drawn = chart(table)
+        return table_rows(table, is_relative), drawn and files.file(drawn)
 
     @on_page
     def distort_all(current, *settings):

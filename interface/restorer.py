@@ -27,7 +27,7 @@ class Restorer:
     Args:
         model: the denoiser, in eval mode.
         cached_pixels: encoded images to keep, the most recently used ones, up to so many pixels in all (the network
-            that ships takes 200 to 400 bytes a pixel). An image of more pixels is restored in tiles.
+            that ships takes 50 to 100 bytes a pixel). An image of more pixels is restored in tiles.
         one_loss: the network was trained for its default loss alone, whatever controls it has.
     """
 
@@ -35,10 +35,11 @@ class Restorer:
         self.model, self.cached_pixels = model, cached_pixels
         self.terms = () if one_loss else tuple(model.config.conditioned_terms)  # the controls that mean something
         # Where the processor has bf16, a slider's move takes a quarter to two thirds of the time. On photographs the
-        # difference is 0.06 to 0.2 of 255 (root mean square), less than rounding to 8 bits makes.
+        # difference is 0.06 to 0.2 of 255 (root mean square), less than rounding to 8 bits makes. A network that
+        # predicts the image itself is left alone: its values near white would be steps of 1/256.
         processor = torch.cpu.get_capabilities()
         has_bf16 = processor.get("avx512_bf16") or processor.get("amx_bf16")
-        self.in_bf16 = bool(has_bf16) and model.device.type == "cpu"
+        self.in_bf16 = bool(has_bf16) and model.device.type == "cpu" and model.config.residual
         self.encoded: OrderedDict[tuple, EncodedImage] = OrderedDict()
         self.lock = threading.Lock()  # Gradio calls from several threads
 
@@ -111,7 +112,7 @@ class TrainedHere:
                 if found is None:
                     raise ValueError(f"The network of the run {name} is gone: choose another one.")
                 try:
-                    model = ViTUNetForImageDenoising.from_pretrained(found.model).eval()
+                    model = ViTUNetForImageDenoising.from_pretrained(found.model, dtype=torch.float32).eval()
                 except (OSError, ValueError) as error:
                     raise ValueError(
                         f"The network of the run {name} cannot be loaded: choose another one. ({error})"

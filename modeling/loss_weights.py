@@ -16,10 +16,6 @@ from .losses import LOSS_TERMS
 # Mean of the emphasis map's d over the spectrum of a large square image: (sqrt(2) + asinh(1)) / (3 sqrt(2)).
 MEAN_DISTANCE = (math.sqrt(2) + math.asinh(1)) / (3 * math.sqrt(2))
 
-# Of every other weight, this share goes to the pixel term as well: without it nothing ties sharpness to its place, and
-# the last stretch of a slider would turn back.
-FIDELITY_SHARE = 0.1
-
 
 def stack_loss_weights(
     loss_weights: Mapping[str, float | Tensor], names: tuple[str, ...], batch_size: int, device: torch.device | str
@@ -52,21 +48,21 @@ def stack_loss_weights(
     return (stacked / total).to(device, non_blocking=True)
 
 
-def balanced_weights(weights: Tensor, high_frequency_emphasis: Tensor, names: tuple[str, ...]) -> Tensor:
+def balanced_weights(weights: Tensor, high_frequency_emphasis: Tensor, names: tuple[str, ...], config) -> Tensor:
     """What each logarithm of the "log" balance weighs: (B, K, h, w) and emphasis (B, 1, h, w) -> (B, K, h, w), sum 1.
 
-    A weight over the term's `strength`; and times the mean of 1 + g d for an emphasised term. A logarithm takes that
-    mean out again, so without it an emphasis on high frequencies would be paid for by the low ones. The pixel term,
-    where it is among them, gets `FIDELITY_SHARE` of the others' weights too.
+    A weight over the term's strength in `config.loss_strengths`; and times the mean of 1 + g d for an emphasised term:
+    a logarithm takes that mean out again, so without it an emphasis on high frequencies would be paid for by the low
+    ones. The pixel term gets `config.fidelity_share` of the others' weights beside its own.
     """
-    terms = [LOSS_TERMS[name] for name in names]
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values)[:, None, None].to(weights)
 
-    emphasised = column([MEAN_DISTANCE * term.emphasised for term in terms])
-    weights = weights + column([FIDELITY_SHARE * (name == "pixel") for name in names]) * (1 - weights)
-    balanced = weights / column([term.strength for term in terms]) * (1 + high_frequency_emphasis * emphasised)
+    emphasised = column([MEAN_DISTANCE * LOSS_TERMS[name].emphasised for name in names])
+    strengths = column([config.loss_strengths.get(name, 1.0) for name in names])
+    weights = weights + column([config.fidelity_share * (name == "pixel") for name in names]) * (1 - weights)
+    balanced = weights / strengths * (1 + high_frequency_emphasis * emphasised)
     return balanced / balanced.sum(1, keepdim=True)
 
 

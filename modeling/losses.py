@@ -250,9 +250,8 @@ def grid_imprint(prediction: Tensor, target: Tensor, period: int = 2) -> Tensor:
 class LossTerm:
     """One row of the table of losses.
 
-    `settings` maps the function's keywords to config fields. `trainable` terms may carry a weight. Two numbers are of
-    the "log" balance: `floor` is added inside the logarithm, and below it an image counts as solved; `strength` divides
-    out how soon the term has its way with a picture, so that the whole travel of its slider is of use.
+    `settings` maps the function's keywords to config fields. `trainable` terms may carry a weight. `floor` is added
+    inside the logarithm of the "log" balance: below it an image counts as solved.
     """
 
     function: Callable[..., Tensor]
@@ -261,7 +260,6 @@ class LossTerm:
     settings: Mapping[str, str]
     emphasised: bool = False
     trainable: bool = True
-    strength: float = 1.0
 
 
 LOSS_TERMS: dict[str, LossTerm] = {
@@ -278,9 +276,9 @@ LOSS_TERMS: dict[str, LossTerm] = {
         emphasised=True,
     ),
     "regional_sharpness": LossTerm(
-        regional_sharpness, "Regional sharpness", 2e-4, {"window_size": "sharpness_window_size"}, strength=4.0
+        regional_sharpness, "Regional sharpness", 2e-4, {"window_size": "sharpness_window_size"}
     ),
-    "wavelet": LossTerm(wavelet, "Wavelet", 2e-4, {"wavelet": "wavelet", "levels": "wavelet_levels"}, strength=2.0),
+    "wavelet": LossTerm(wavelet, "Wavelet", 2e-4, {"wavelet": "wavelet", "levels": "wavelet_levels"}),
     "complex_spectrum": LossTerm(complex_spectrum, "Complex spectrum", 1e-5, {}, trainable=False),
     "phase": LossTerm(phase, "Phase", 1e-2, {}, trainable=False),
 }

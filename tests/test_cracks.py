@@ -12,10 +12,11 @@ from PIL import Image
 from benchmarks.cracks import read_crack
 from benchmarks.faithfulness import area_under_curve, correlation, deletion_insertion, random_map, shuffled_ranks
 from benchmarks.steering import TERMS, Balance, gradient_magnitude, mean_of_known, measured, regions, settings
-from modeling import LOSS_TERMS
-from modeling.loss_weights import FIDELITY_SHARE, balanced_weights
+from modeling import ViTUNetConfig
+from modeling.loss_weights import balanced_weights
 
-BALANCES = {term: Balance(LOSS_TERMS[term].strength, FIDELITY_SHARE) for term in TERMS}
+CONFIG = ViTUNetConfig()
+BALANCES = {term: Balance(CONFIG.loss_strengths.get(term, 1.0), CONFIG.fidelity_share) for term in TERMS}
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_a_uniform_weight_has_the_effective_weight_of_its_map():
         def received(weight, term=term) -> float:
             weight = torch.as_tensor(weight).expand(1, 1, 8, 9)
             stacked = torch.cat([1 - weight, weight], dim=1)
-            return balanced_weights(stacked, torch.zeros(1), ("pixel", term))[:, 1].mean().item()
+            return balanced_weights(stacked, torch.zeros(1), ("pixel", term), CONFIG)[:, 1].mean().item()
 
         uniform = lines[f"{term}, uniform, as a map"][1]
         assert received(uniform) == pytest.approx(received(values), rel=1e-5)

@@ -218,6 +218,8 @@ def test_a_sweep_counts_the_images_on_which_it_rises(capsys):
         for image, values in ratios.items()
     ]
     assert rising_share(rows) == 0.5
+    flat = [{"image": 4, "setting": f"wavelet {stop}", "sharpness_ratio": math.nan} for stop in range(3)]
+    assert rising_share(rows + flat) == 0.5 and math.isnan(rising_share(flat))
     print_table("set", "25", rows, sweep="wavelet")
     assert "rises at every stop: yes; so it does on 50 % of the images" in capsys.readouterr().out
 

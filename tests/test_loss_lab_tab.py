@@ -61,6 +61,15 @@ def test_rows_are_absolute_or_relative_to_the_blur(table):
     assert table_rows({"blur": {"pixel": 0.5}}, relative=False) == [["pixel", "-", "0.5", "-", "-", "-", "-"]]
 
 
+def test_without_a_blur_of_that_psnr_there_is_a_table_and_no_chart(seen):
+    strengths = seen.strengths(12.0, 0.0)
+    assert "blur" not in strengths and "noise" in strengths
+    table = loss_table(seen, strengths, 0.0)
+    assert chart(table) is None
+    blur = 1 + list(DISTORTIONS).index("blur")
+    assert all(row[blur] == "-" for row in table_rows(table, relative=False))
+
+
 def test_strengths_can_be_a_share_of_the_largest(seen):
     assert seen.strengths(None, 0.5)["blur"] == 0.5 * DISTORTIONS["blur"].maximum
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modeling import LOSS_TERMS, PRESETS, TRAINABLE_TERMS
-from modeling.loss_weights import FIDELITY_SHARE, MEAN_DISTANCE, balanced_weights, stack_loss_weights
+from modeling import PRESETS, TRAINABLE_TERMS, ViTUNetConfig
+from modeling.loss_weights import MEAN_DISTANCE, balanced_weights, stack_loss_weights
 from modeling.spectra import emphasis_map
+
+CONFIG = ViTUNetConfig()
 
 
 def test_weights_are_normalised_and_absent_terms_weigh_nothing():
@@ -39,28 +41,40 @@ def test_presets_name_known_terms():
         stack_loss_weights(preset.loss_weights, TRAINABLE_TERMS, 1, "cpu")
 
 
-def balanced(weights: dict, emphasis: float = 0.0) -> dict[str, float]:
+def balanced(weights: dict, emphasis: float = 0.0, config: ViTUNetConfig = CONFIG) -> dict[str, float]:
     stacked = stack_loss_weights(weights, TRAINABLE_TERMS, 1, "cpu")
-    values = balanced_weights(stacked, torch.full((1, 1, 1, 1), emphasis), TRAINABLE_TERMS)
+    values = balanced_weights(stacked, torch.full((1, 1, 1, 1), emphasis), TRAINABLE_TERMS, config)
     return dict(zip(TRAINABLE_TERMS, values.flatten().tolist(), strict=True))
 
 
 def test_a_strong_term_weighs_less():
     half = balanced({"amplitude": 0.5, "regional_sharpness": 0.5})
-    strength = LOSS_TERMS["regional_sharpness"].strength
-    assert half["regional_sharpness"] / half["amplitude"] == pytest.approx(1 / strength)
+    assert half["regional_sharpness"] / half["amplitude"] == pytest.approx(
+        1 / CONFIG.loss_strengths["regional_sharpness"]
+    )
     assert sum(half.values()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 0.8, 1.0])
 def test_the_pixel_term_keeps_its_share(weight):
     values = balanced({"pixel": 1 - weight, "amplitude": weight})
-    assert values["amplitude"] / values["pixel"] == pytest.approx(weight / (1 - weight + FIDELITY_SHARE * weight))
+    assert values["amplitude"] / values["pixel"] == pytest.approx(
+        weight / (1 - weight + CONFIG.fidelity_share * weight)
+    )
+    assert balanced({"regional_sharpness": 1.0})["pixel"] == pytest.approx(0.1 / (0.1 + 1 / 4))
 
 
-def test_terms_without_the_pixel_term_have_the_weight_to_themselves():
-    weights = torch.tensor([0.5, 0.5])[None, :, None, None]
-    assert balanced_weights(weights, torch.zeros(1, 1, 1, 1), ("amplitude", "windowed_amplitude")).equal(weights)
+def test_a_balance_of_equal_strengths_without_a_share_leaves_weights_as_they_are():
+    plain = ViTUNetConfig(loss_strengths={}, fidelity_share=0)
+    weights = {"pixel": 0.5, "regional_sharpness": 0.25, "wavelet": 0.25}
+    assert balanced(weights, config=plain) == pytest.approx({**dict.fromkeys(TRAINABLE_TERMS, 0.0), **weights})
+
+
+def test_the_balance_is_saved_with_the_network(tmp_path):
+    """It is part of what the network was trained to understand."""
+    ViTUNetConfig(loss_strengths={"amplitude": 3.0}, fidelity_share=0.2).save_pretrained(tmp_path)
+    found = ViTUNetConfig.from_pretrained(tmp_path)
+    assert found.loss_strengths == {"amplitude": 3.0} and found.fidelity_share == 0.2
 
 
 def test_emphasis_adds_to_emphasised_terms_alone():

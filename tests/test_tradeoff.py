@@ -17,8 +17,11 @@ from tests.conftest import randomised, tiny_config
 def folders(tmp_path_factory) -> list[str]:
     """Two networks of one architecture, and one of another."""
     names = []
-    for index, sizes in enumerate([(8, 16, 24), (8, 16, 24), (12, 16, 24)]):
-        model = randomised(ViTUNetForImageDenoising(tiny_config(hidden_sizes=sizes)), seed=index)
+    settings = [{"loss_weights": {"pixel": 1.0}}, {"loss_weights": {"pixel": 1.0, "amplitude": 3.0}}, {}]
+    settings[1]["high_frequency_emphasis"] = 2.0
+    settings[2]["hidden_sizes"] = (12, 16, 24)
+    for index, fields in enumerate(settings):
+        model = randomised(ViTUNetForImageDenoising(tiny_config(**fields)), seed=index)
         names.append(str(tmp_path_factory.mktemp("networks") / str(index)))
         model.save_pretrained(names[-1])
     return names
@@ -32,6 +35,12 @@ def test_interpolated_networks_lie_on_a_straight_line(folders):
         for name, value in network.state_dict().items():
             expected = (1 - float(share)) * first[name] + float(share) * second[name]
             torch.testing.assert_close(value.contiguous(), expected, msg=name)
+    image = torch.rand(1, 3, 24, 24)
+    for share, name in (("0", folders[0]), ("1", folders[1])):  # the ends are the two networks at their own losses
+        end = ViTUNetForImageDenoising.from_pretrained(name)
+        torch.testing.assert_close(networks[share](image).reconstruction, end(image).reconstruction)
+    assert networks["0.5"].config.loss_weights == {"pixel": 0.625, "amplitude": 0.375}
+    assert networks["0.5"].config.high_frequency_emphasis == 1.0
     with pytest.raises(ValueError, match="differ in architecture"):
         interpolated(folders[0], folders[2])
 

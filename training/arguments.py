@@ -246,9 +246,11 @@ def write_arguments(arguments: TrainingArguments, output_dir: Path, resumed: boo
     values = json.loads(json.dumps(asdict(arguments)))  # as it will be read back
     if resumed and path.is_file():
         first = json.loads(path.read_text())
-        changed = [name for name in values if name not in _FREE_ON_RESUME and first.get(name) != values[name]]
+        # A run that began before a field was there has its default.
+        first = {**{entry.name: entry.default for entry in fields(arguments)}, **first}
+        changed = [name for name in values if name not in _FREE_ON_RESUME and first[name] != values[name]]
         if changed:
-            details = ", ".join(f"{name}={values[name]!r} was {first.get(name)!r}" for name in changed)
+            details = ", ".join(f"{name}={values[name]!r} was {first[name]!r}" for name in changed)
             raise ValueError(
                 f"{output_dir} was started with other arguments: {details}. Use them, or another output_dir."
             )

@@ -90,7 +90,8 @@ class Data:
             share = arguments.shuffle_buffer, arguments.batch_size, *rank
             samples = StreamedSamples(self.maker, self.dataset, self.columns, first, length, *share)
             return (send_to_device(batch, accelerator.device) for batch in DataLoader(samples, **common))
-        alone = accelerator.num_processes == 1 and not arguments.num_workers
+        # Where images are not kept, those that wait would take the memory that is to be spared.
+        alone = accelerator.num_processes == 1 and not arguments.num_workers and arguments.keep_images
         noisy = self.stores[1] if arguments.noisy_column else None
         samples = TrainingSamples(self.maker, self.stores[0], length, noisy, ahead=DECODED_AHEAD if alone else 0)
         loader = DataLoader(

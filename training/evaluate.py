@@ -210,7 +210,7 @@ def load_model(name_or_path: str) -> ViTUNetForImageDenoising:
     if folder.is_dir() and not (folder / "config.json").exists():  # a default network would be loaded in silence
         remedy = "name the folder that does" + (f", {folder / 'model'}" if (folder / "model").is_dir() else "")
         raise ValueError(f"--model {name_or_path} holds no config.json: {remedy}.")
-    model = ViTUNetForImageDenoising.from_pretrained(name_or_path).eval()
+    model = ViTUNetForImageDenoising.from_pretrained(name_or_path, dtype=torch.float32).eval()
     if torch.cuda.is_available():
         model = model.cuda()
     return model.to(memory_format=torch.channels_last)

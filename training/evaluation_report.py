@@ -80,11 +80,12 @@ def rises(values: list[float]) -> bool:
 
 
 def rising_share(rows: list[dict], measure: str = "sharpness_ratio") -> float:
-    """Share of the images on which a measure rises from each setting to the next."""
+    """Share of the images on which a measure rises from each setting to the next, of those on which it is defined."""
     images: dict[int, list[float]] = {}
     for row in rows:
-        images.setdefault(row["image"], []).append(row[measure])
-    return sum(map(rises, images.values())) / len(images)
+        images.setdefault(row["image"], []).append(math.nan if row[measure] is None else row[measure])
+    defined = [values for values in images.values() if not any(map(math.isnan, values))]
+    return sum(map(rises, defined)) / len(defined) if defined else math.nan
 
 
 def octave_numbers(values: dict[str, float]) -> list[int]:

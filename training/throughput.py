@@ -28,7 +28,7 @@ ROUNDS, STEPS = 3, 40
 
 def bare_images_per_second(arguments: TrainingArguments) -> float:
     accelerator = build_accelerator(arguments)
-    model = build_model(arguments).train()
+    model = build_model(arguments, accelerator.device).train()
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if arguments.compile:

@@ -37,15 +37,22 @@ GRID_FLOOR = 1e-7  # of `grid_imprint`: what chance leaves of it in a crop of 96
 FRESH_NETWORKS = {"small": ViTUNetConfig, "hybrid_vit_base": ViTUNetConfig.hybrid_vit_base}
 
 
-def build_model(arguments: TrainingArguments) -> ViTUNetForImageDenoising:
+def build_model(arguments: TrainingArguments, device: torch.device) -> ViTUNetForImageDenoising:
+    """The network to train, on the CPU yet; it is to work on `device`."""
     defaults = {"loss_weights": arguments.loss_weights, "high_frequency_emphasis": arguments.high_frequency_emphasis}
     defaults = {name: value for name, value in defaults.items() if value is not None}
     if arguments.model:
-        return ViTUNetForImageDenoising.from_pretrained(arguments.model, **defaults)
-    config = FRESH_NETWORKS[arguments.preset](**{**arguments.model_config, **defaults})
-    if arguments.backbone:
-        return ViTUNetForImageDenoising.from_backbone_pretrained(arguments.backbone, config)
-    return ViTUNetForImageDenoising(config)
+        model = ViTUNetForImageDenoising.from_pretrained(arguments.model, **defaults)
+    else:
+        config = FRESH_NETWORKS[arguments.preset](**{**arguments.model_config, **defaults})
+        if arguments.backbone:
+            model = ViTUNetForImageDenoising.from_backbone_pretrained(arguments.backbone, config)
+        else:
+            model = ViTUNetForImageDenoising(config)
+    if device.type == "cpu" and arguments.mixed_precision == "bf16":
+        # PyTorch's own attention takes seven times as long on its way back, in bf16 on a CPU.
+        model.set_attn_implementation("eager")
+    return model
 
 
 def learning_rate(step: int, arguments: TrainingArguments) -> float:
@@ -134,13 +141,10 @@ def train(arguments: TrainingArguments) -> None:
         write_arguments(arguments, output_dir, resumed=bool(newest))
     accelerator.wait_for_everyone()
 
-    model = build_model(arguments)
+    model = build_model(arguments, accelerator.device)
     config = model.config
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    if accelerator.device.type == "cpu" and arguments.mixed_precision == "bf16":
-        # PyTorch's own attention takes seven times as long on its way back, in bf16 on a CPU.
-        model.set_attn_implementation("eager")
     model.train()
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay(0, arguments)), use_buffers=True)
     ema.to(accelerator.device)
@@ -154,6 +158,11 @@ def train(arguments: TrainingArguments) -> None:
         progress = load_checkpoint(accelerator, newest[0], ema)
         step, averages = progress["step"], Averages(progress["averages"])
     samples_per_step = arguments.batch_size * arguments.gradient_accumulation_steps * accelerator.num_processes
+    if arguments.grid_penalty and config.loss_balance != "log":
+        raise ValueError(
+            f"grid_penalty={arguments.grid_penalty} is a logarithm beside logarithms, and would drown the plain sum of "
+            "this network's loss_balance: set it to 0."
+        )
     data = Data(arguments, config, samples_per_step)
     batches = data.batches(accelerator, step)
 
