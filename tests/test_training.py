@@ -156,7 +156,7 @@ def test_the_grid_penalty_charges_for_stripes_and_trains_them_away():
 
 
 def test_the_grid_penalty_is_refused_beside_a_plain_sum(image_folder, tmp_path):
-    with pytest.raises(ValueError, match="grid_penalty=0.1 .* set it to 0"):
+    with pytest.raises(ValueError, match=r"grid_penalty=0\.1 .* set it to 0"):
         run_here(tmp_path / "run", image_folder, "--grid_penalty", "0.1", "--model_config", json.dumps(
             {**yaml.safe_load(SMOKE.read_text())["model_config"], "loss_balance": "sum"}
         ))  # fmt: skip
@@ -171,7 +171,7 @@ def test_a_run_from_before_a_field_was_there_goes_on(tmp_path):
     path.write_text(json.dumps(first))
     write_arguments(arguments, tmp_path, resumed=True)
     arguments.grid_penalty = 0.1
-    with pytest.raises(ValueError, match="grid_penalty=0.1 was 0.0"):
+    with pytest.raises(ValueError, match=r"grid_penalty=0\.1 was 0\.0"):
         write_arguments(arguments, tmp_path, resumed=True)
 
 
