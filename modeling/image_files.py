@@ -27,7 +27,7 @@ _UPRIGHT = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, Fals
 _TIFF_LAYOUT = {*range(254, 260), 262, 266, 273, *range(277, 281), 284, 301, *range(317, 326), 338, 339, 347, 34675}
 _NEW_SUBFILE_TYPE = 254  # TIFF tag
 _DEEP = "16-bit colour"  # stands in for the PIL mode that is not there
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"}
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"}
 _MODES = {  # that a format holds
     "PNG": {"L", "LA", "RGB", "RGBA", "I", "I;16", _DEEP},
     "JPEG": {"L", "RGB"},
@@ -157,12 +157,12 @@ def save_image(image: Image.Image | np.ndarray, destination: str | Path, info: d
     for a format that cannot hold the image.
     """
     destination = Path(destination)
-    format_name = _FORMATS.get(destination.suffix.lower())
+    format_name = FORMATS.get(destination.suffix.lower())
     if format_name is None:
-        raise ValueError(f"{destination.name}: name a file that ends in {', '.join(_FORMATS)}.")
+        raise ValueError(f"{destination.name}: name a file that ends in {', '.join(FORMATS)}.")
     mode = _DEEP if isinstance(image, np.ndarray) else image.mode
     if mode not in _MODES[format_name]:
-        endings = [ending for ending, name in _FORMATS.items() if mode in _MODES[name]]
+        endings = [ending for ending, name in FORMATS.items() if mode in _MODES[name]]
         raise ValueError(f"{destination.name}: {format_name} cannot hold {mode} pixels. Choose {' or '.join(endings)}.")
     if info is None:
         info = {} if mode == _DEEP else {key: image.info[key] for key in _INFO if key in image.info}
