@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from modeling import ViTUNetForImageDenoising
-from tests.conftest import tiny_config
+from tests.conftest import randomised, tiny_config
 from training.arguments import TrainingArguments, parse_arguments, write_arguments
 from training.checkpoints import checkpoints
 from training.logs import Log
@@ -117,7 +117,7 @@ def test_a_run_leaves_strips_and_a_tracker_s_file(finished):
         ("--streaming", "true", "--shuffle_buffer", "2"),
         ("--noise", '[{"model": "poisson_gaussian", "shot": [0, 20], "read": 5}, {"model": "jpeg", "quality": 80}]'),
         ("--crop_schedule", '{"5": 64}', "--map_probability", "1", "--gradient_accumulation_steps", "2"),
-        ("--grid_penalty", "0.5", "--mixed_precision", "bf16"),
+        ("--grid_penalty", "0.5", "--level_gradients", "true", "--mixed_precision", "bf16"),
     ],
     ids=lambda arguments: arguments[0][2:],
 )
@@ -153,6 +153,39 @@ def test_the_grid_penalty_charges_for_stripes_and_trains_them_away():
         (losses(2.0)[0] - losses(0.0)[0]).backward()
         optimizer.step()
     assert losses(2.0)[1]["grid_imprint"] < 0.1 * terms["grid_imprint"]
+
+
+def test_level_gradients_pull_every_image_equally_hard():
+    """Whatever its loss, its noise and the grid penalty: the direction stays, the length becomes 1 / batch."""
+    torch.manual_seed(0)
+    model = randomised(ViTUNetForImageDenoising(tiny_config())).train()
+    labels = torch.rand(3, 3, 32, 32)
+    noise = torch.tensor([0.02, 0.1, 0.3])[:, None, None, None] * torch.randn(3, 3, 32, 32)
+    weights = torch.zeros(3, len(model.config.conditioned_terms), 1, 1)
+    weights[0, 0] = weights[1, 4] = weights[2, 5] = 1.0  # pixel, regional_sharpness, wavelet
+    batch = {
+        "pixel_values": labels + noise,
+        "labels": labels,
+        "noise_level": torch.full((3,), float("nan")),
+        "loss_weights": weights,
+        "high_frequency_emphasis": torch.zeros(3, 1, 1, 1),
+    }
+    pulls, losses = {}, {}
+    for level in (False, True):
+        found = []
+
+        def record(module, inputs, output, found=found) -> None:
+            output.register_hook(found.append)
+
+        hook = model.decoder.shuffle.register_forward_hook(record)
+        loss, _ = training_step(model, batch, model.config, False, grid_penalty=0.1, level_gradients=level)
+        (0.5 * loss).backward()  # half, as where two batches are accumulated
+        hook.remove()
+        pulls[level], losses[level] = found[0].flatten(1), loss.item()
+    assert losses[True] == pytest.approx(losses[False], rel=1e-6)
+    lengths = pulls[False].norm(dim=1)
+    assert lengths.max() > 2 * lengths.min()
+    torch.testing.assert_close(pulls[True], pulls[False] / (6 * lengths[:, None]), rtol=1e-4, atol=1e-7)
 
 
 def test_the_grid_penalty_is_refused_beside_a_plain_sum(image_folder, tmp_path):

@@ -71,6 +71,10 @@ class TrainingArguments:
         default=None, metadata={"help": "The model's default loss weights, by term (JSON on the command line)."}
     )
     high_frequency_emphasis: float | None = field(default=None, metadata={"help": "The model's default emphasis g."})
+    level_gradients: bool = field(
+        default=False,
+        metadata={"help": "Pull every image equally hard, whatever its loss and noise level (see training.train)."},
+    )
     grid_penalty: float = field(
         default=0.0, metadata={"help": "Weight of a penalty on errors that repeat with the network's grid; 0: none."}
     )
@@ -85,7 +89,7 @@ class TrainingArguments:
     max_grad_norm: float = field(
         default=1.0,
         metadata={
-            "help": "Gradients are clipped to this norm; those of the log balance are 3 to 20 long, so 1 levels them."
+            "help": "Gradients are clipped to this norm. Those of the log balance are 3 to 20 long: 1 evens them out."
         },
     )
     ema_decay: float = field(

@@ -37,11 +37,12 @@ def bare_images_per_second(arguments: TrainingArguments) -> float:
     batch = next(iter(Data(arguments, model.config, arguments.batch_size).batches(accelerator, 0)))
     model, optimizer = accelerator.prepare(model, optimizer)
     config = accelerator.unwrap_model(model).config
+    balance = arguments.grid_penalty, arguments.level_gradients
     for step in range(STEPS + 10):
         if step == 10:  # the first are slower
             _finish(accelerator.device)
             start = time.perf_counter()
-        loss, _ = training_step(model, batch, config, arguments.channels_last, arguments.grid_penalty)
+        loss, _ = training_step(model, batch, config, arguments.channels_last, *balance)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
         optimizer.step()

@@ -69,26 +69,41 @@ def ema_decay(step: int, arguments: TrainingArguments) -> float:
 
 
 def training_step(
-    model, batch: dict[str, Tensor], config: ViTUNetConfig, channels_last: bool, grid_penalty: float = 0.0
+    model,
+    batch: dict[str, Tensor],
+    config: ViTUNetConfig,
+    channels_last: bool,
+    grid_penalty: float = 0.0,
+    level_gradients: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One forward pass -> the loss to minimise, and the raw terms by name."""
+    """One forward pass -> the loss to minimise, and the raw terms by name.
+
+    `level_gradients` gives the gradient of every image's restoration one length, so that no loss and no noise level
+    pulls harder than another: what each image is pulled towards stays the same.
+    """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    controls = {name: batch[name] for name in ("target_sharpness_scores",) if name in batch}
+    controls = {}
     if "loss_weights" in batch:
-        controls["loss_weights"] = dict(
-            zip(config.conditioned_terms, batch["loss_weights"].split(1, dim=1), strict=True)
-        )
+        weights = batch["loss_weights"].split(1, dim=1)
+        controls["loss_weights"] = dict(zip(config.conditioned_terms, weights, strict=True))
         controls["high_frequency_emphasis"] = batch["high_frequency_emphasis"]
-    if config.noise_conditioned:
-        controls["noise_level"] = batch["noise_level"]
-    output = model(
-        pixel_values=batch["pixel_values"].to(memory_format=memory_format), labels=batch["labels"], **controls
-    )
-    loss, terms = output.loss, output.loss_terms
+    known = {"noise_level": batch["noise_level"]} if config.noise_conditioned else {}
+    output = model(pixel_values=batch["pixel_values"].to(memory_format=memory_format), **controls, **known)
+
+    restored = output.reconstruction.float()
+    judged = restored.detach().requires_grad_() if level_gradients else restored
+    network = getattr(model, "module", model)  # without what several processes wrap it in
+    scores = batch.get("target_sharpness_scores")
+    loss, terms = network.weighted_loss(judged, batch["labels"], **controls, target_sharpness_scores=scores)
     if grid_penalty:
-        imprint = grid_imprint(output.reconstruction.float(), batch["labels"], max(config.pixel_unshuffle, 2))
+        imprint = grid_imprint(judged, batch["labels"], max(config.pixel_unshuffle, 2))
         loss = loss + grid_penalty * torch.log1p(imprint / GRID_FLOOR).mean()
         terms = {**terms, "grid_imprint": imprint.detach().mean()}
+    if level_gradients:
+        (gradient,) = torch.autograd.grad(loss, judged)
+        lengths = gradient.flatten(1).norm(dim=1)[:, None, None, None]
+        pull = (restored * gradient / (len(gradient) * lengths.clamp_min(1e-12))).sum()
+        loss = loss.detach() + (pull - pull.detach())  # the value of one, the gradient of the other
     return loss, terms
 
 
@@ -166,6 +181,7 @@ def train(arguments: TrainingArguments) -> None:
     data = Data(arguments, config, samples_per_step)
     batches = data.batches(accelerator, step)
 
+    balance = arguments.grid_penalty, arguments.level_gradients
     log = Log(output_dir, accelerator, first_step=step)
     bar = tqdm(total=arguments.max_steps, initial=step, disable=not accelerator.is_main_process, unit="step")
     averages.start_clock()
@@ -175,7 +191,7 @@ def train(arguments: TrainingArguments) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, arguments)
             with accelerator.accumulate(model):
-                loss, terms = training_step(model, batch, config, arguments.channels_last, arguments.grid_penalty)
+                loss, terms = training_step(model, batch, config, arguments.channels_last, *balance)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     gradient_norm = accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
