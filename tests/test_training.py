@@ -184,7 +184,7 @@ def test_level_gradients_pull_every_image_equally_hard():
         pulls[level], losses[level] = found[0].flatten(1), loss.item()
     assert losses[True] == pytest.approx(losses[False], rel=1e-6)
     lengths = pulls[False].norm(dim=1)
-    assert lengths.max() > 2 * lengths.min()
+    assert lengths.max() > 1.1 * lengths.min()
     torch.testing.assert_close(pulls[True], pulls[False] / (6 * lengths[:, None]), rtol=1e-4, atol=1e-7)
 
 
