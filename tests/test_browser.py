@@ -65,6 +65,12 @@ def drag(page: Page, slider: str, share: float) -> None:
     page.mouse.up()
 
 
+def sharpen(page: Page) -> None:
+    """A setting whose picture differs everywhere from that of the pixel loss."""
+    drag(page, "#weight-wavelet", 0.95)
+    drag(page, "#weight-pixel", 0.05)
+
+
 def give(page: Page, file) -> None:
     page.locator("#photograph").get_by_label("Remove Image").click()
     page.locator("#photograph input[type=file]").set_input_files(file)
@@ -118,7 +124,7 @@ def test_a_setting_holds_where_it_is_painted(page):
         """By column."""
         return np.abs(picture - corner).mean((0, 2))
 
-    drag(page, "#weight-wavelet", 0.95)
+    sharpen(page)
     shows(page, lambda picture: change(picture).min() > 0.5)
     page.locator("#where input").click()
     page.get_by_role("option", name="where I paint").click()
@@ -172,7 +178,7 @@ def test_a_figure_that_cannot_be_drawn_says_why(page):
 
 def test_noise_leaves_what_is_painted(page):
     corner = pixels(page)
-    drag(page, "#weight-wavelet", 0.95)
+    sharpen(page)
     page.locator("#where input").click()
     page.get_by_role("option", name="where I paint").click()
     page.locator("#brush canvas[width='80']").wait_for()

@@ -57,6 +57,10 @@ class ViTUNetConfig(PreTrainedConfig):
         loss_weights: the weights that hold when none are given, by term.
         high_frequency_emphasis: the emphasis g that holds when none is given.
         loss_balance: `"log"` (weighted sum of logarithms) or `"sum"` (weighted sum).
+        loss_strengths: of the "log" balance, by term: how soon it has its way with a picture. Its weight is divided by
+            that, so that the whole travel of its slider is of use. 1 for terms that are not named.
+        fidelity_share: of the "log" balance: the share of every other weight that the pixel term gets as well. Without
+            it nothing ties sharpness to its place, and the last stretch of a slider turns back.
         sharpness_window_size, spectrum_window_size: window sides in pixels of `regional_sharpness` and
             `windowed_amplitude`.
         loss_compat: amplitude terms in the posts' own numbers, of an unnormalised transform: they grow with the image.
@@ -99,6 +103,8 @@ class ViTUNetConfig(PreTrainedConfig):
     loss_weights: dict[str, float | int] | None = None
     high_frequency_emphasis: float | int = 0.0
     loss_balance: Literal["log", "sum"] = "log"
+    loss_strengths: dict[str, float | int] | None = None
+    fidelity_share: float | int = 0.1
     sharpness_window_size: int = 16
     spectrum_window_size: int = 16
     loss_compat: bool = False
@@ -114,6 +120,8 @@ class ViTUNetConfig(PreTrainedConfig):
             self.vit_config = None
         if self.loss_weights is None:
             self.loss_weights = {"pixel": 1.0}
+        if self.loss_strengths is None:
+            self.loss_strengths = {"regional_sharpness": 4.0, "wavelet": 2.0}
         super().__post_init__(**kwargs)
         # The decorator validates too, but wraps what it catches: here a plain ValueError reaches the user.
         self.validate_unet()
@@ -193,7 +201,8 @@ class ViTUNetConfig(PreTrainedConfig):
 
     def validate_loss(self):
         """Names and ranges of everything that concerns losses and controls."""
-        unknown = [name for name in (*self.conditioned_terms, *self.loss_weights) if name not in TRAINABLE_TERMS]
+        named = (*self.conditioned_terms, *self.loss_weights, *self.loss_strengths)
+        unknown = [name for name in named if name not in TRAINABLE_TERMS]
         if unknown:
             raise ValueError(f"{unknown} are no losses to train with: choose from {list(TRAINABLE_TERMS)}.")
         if self.conditioned_terms:
@@ -207,6 +216,11 @@ class ViTUNetConfig(PreTrainedConfig):
         weights = list(self.loss_weights.values())
         if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or sum(weights) <= 0:
             raise ValueError(f"loss_weights={self.loss_weights} must be finite, not negative, and not all 0.")
+        strengths = self.loss_strengths.values()
+        if not all(math.isfinite(strength) and strength > 0 for strength in strengths):
+            raise ValueError(f"loss_strengths={self.loss_strengths} must be finite and positive.")
+        if not 0 <= self.fidelity_share <= 1:
+            raise ValueError(f"fidelity_share={self.fidelity_share} must lie in [0, 1].")
         if not 0 <= self.high_frequency_emphasis <= self.max_high_frequency_emphasis:
             raise ValueError(
                 f"high_frequency_emphasis={self.high_frequency_emphasis} must lie in "

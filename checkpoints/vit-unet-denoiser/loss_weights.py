@@ -48,19 +48,21 @@ def stack_loss_weights(
     return (stacked / total).to(device, non_blocking=True)
 
 
-def balanced_weights(weights: Tensor, high_frequency_emphasis: Tensor, names: tuple[str, ...]) -> Tensor:
+def balanced_weights(weights: Tensor, high_frequency_emphasis: Tensor, names: tuple[str, ...], config) -> Tensor:
     """What each logarithm of the "log" balance weighs: (B, K, h, w) and emphasis (B, 1, h, w) -> (B, K, h, w), sum 1.
 
-    A weight over the term's `strength`; and times the mean of 1 + g d for an emphasised term. A logarithm takes that
-    mean out again, so without it an emphasis on high frequencies would be paid for by the low ones.
+    A weight over the term's strength in `config.loss_strengths`; and times the mean of 1 + g d for an emphasised term:
+    a logarithm takes that mean out again, so without it an emphasis on high frequencies would be paid for by the low
+    ones. The pixel term gets `config.fidelity_share` of the others' weights beside its own.
     """
-    terms = [LOSS_TERMS[name] for name in names]
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values)[:, None, None].to(weights)
 
-    emphasised = column([MEAN_DISTANCE * term.emphasised for term in terms])
-    balanced = weights / column([term.strength for term in terms]) * (1 + high_frequency_emphasis * emphasised)
+    emphasised = column([MEAN_DISTANCE * LOSS_TERMS[name].emphasised for name in names])
+    strengths = column([config.loss_strengths.get(name, 1.0) for name in names])
+    weights = weights + column([config.fidelity_share * (name == "pixel") for name in names]) * (1 - weights)
+    balanced = weights / strengths * (1 + high_frequency_emphasis * emphasised)
     return balanced / balanced.sum(1, keepdim=True)
 
 

@@ -162,7 +162,8 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         Args:
             encoded: what `encode` returned.
             loss_weights: term name -> number, (B,) or map (B, 1, h, w). Absent terms weigh 0; weights are normalised to
-                sum 1. Default: the config's.
+                sum 1. Default: the config's. In a "log" balance the network was trained for, and receives, what
+                [`balanced_weights`] makes of them: the pixel term keeps a share however high another one goes.
             high_frequency_emphasis: g >= 0, in the same forms. Default: the config's.
         """
         controls = self.controls(encoded.pixel_values, encoded.size, loss_weights, high_frequency_emphasis)
@@ -286,7 +287,7 @@ class ViTUNetForImageDenoising(PreTrainedModel):
             raise ValueError(f"high_frequency_emphasis must lie in [0, {maximum}], got {high_frequency_emphasis}.")
         weights, emphasis = _on_one_grid(weights, emphasis.to(device, non_blocking=True))
         if self.config.loss_balance == "log":
-            weights = balanced_weights(weights, emphasis, names)
+            weights = balanced_weights(weights, emphasis, names, self.config)
         return weights, emphasis
 
     def _noise_input(self, noise_level: float | Tensor | None, pixel_values: Tensor) -> Tensor | None:
