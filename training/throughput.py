@@ -3,7 +3,8 @@
     python -m training.throughput training/recipes/denoiser_small.yaml --dataset FOLDER
 
 Bare means forward, loss, backward and optimiser on one batch that never changes: no data, no averaged weights, no log.
-The run is `training.train` itself. The two take turns, and medians are shown.
+The run is `training.train` itself, looked at twice: in its first epoch, in which every image is decoded, and after it
+(after `LONGEST` steps, where it would take more). The two take turns, and medians are shown.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from accelerate.state import AcceleratorState
 
 from training.arguments import TrainingArguments, parse_arguments
 from training.batches import Data
+from training.data import load_images
 from training.optimizers import build_optimizer
 from training.train import build_accelerator, build_model, train, training_step
 
-ROUNDS, STEPS = 3, 40
+ROUNDS, STEPS, LONGEST = 3, 40, 400
 
 
 def bare_images_per_second(arguments: TrainingArguments) -> float:
@@ -51,11 +53,17 @@ def bare_images_per_second(arguments: TrainingArguments) -> float:
     return STEPS * arguments.batch_size / (time.perf_counter() - start)
 
 
-def run_images_per_second(arguments: TrainingArguments, output_dir: Path) -> tuple[float, float]:
-    """-> images per second of all but the first steps, and the share of the time spent waiting for data."""
+def run_images_per_second(arguments: TrainingArguments, output_dir: Path) -> list[tuple[float, float]]:
+    """-> images per second and the share of the time spent waiting for data, in the first epoch and after it."""
     train(dataclasses.replace(arguments, output_dir=str(output_dir)))
     lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
-    return lines[-1]["images_per_second"], lines[-1]["waiting_share"]
+    # The first line covers the first, slower steps.
+    return [(line["images_per_second"], line["waiting_share"]) for line in (lines[1], lines[-1])]
+
+
+def steps_of_an_epoch(arguments: TrainingArguments) -> int:
+    images = load_images(arguments.dataset, arguments.dataset_split, arguments.image_column)
+    return min(-(-len(images) // arguments.batch_size), LONGEST)
 
 
 def _finish(device: torch.device) -> None:
@@ -65,25 +73,24 @@ def _finish(device: torch.device) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
-    short = {"max_steps": STEPS + 10, "warmup_steps": 5, "validation_size": 0, "strip_steps": 0, "log_with": "none"}
-    # The second line of the log covers the steps after the first, slower ones.
-    short |= {"logging_steps": 10, "checkpoint_steps": 10**9, "gradient_accumulation_steps": 1, "crop_schedule": None}
+    lines = -(-steps_of_an_epoch(arguments) // STEPS) + 1  # of the log
+    short = {"max_steps": lines * STEPS, "logging_steps": STEPS, "validation_size": 0, "strip_steps": 0}
+    short |= {"log_with": "none", "checkpoint_steps": 10**9, "gradient_accumulation_steps": 1, "crop_schedule": None}
     arguments = dataclasses.replace(arguments, **short)
-    bare, whole, waiting = [], [], []
+    bare, runs = [], []
     for number in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
             AcceleratorState._reset_state(reset_partial_state=True)
             bare.append(bare_images_per_second(dataclasses.replace(arguments, output_dir=folder)))
             AcceleratorState._reset_state(reset_partial_state=True)
-            speed, share = run_images_per_second(arguments, Path(folder) / str(number))
-            whole.append(speed)
-            waiting.append(share)
-    pixels = arguments.crop_size**2
-    fast, kept, waited = (statistics.median(values) for values in (bare, whole, waiting))
+            runs.append(run_images_per_second(arguments, Path(folder) / str(number)))
+    pixels, fast = arguments.crop_size**2, statistics.median(bare)
     print(f"{torch.get_num_threads()} threads, batches of {arguments.batch_size} x {arguments.crop_size}^2 pixels")
     print(f"bare network  {fast / arguments.batch_size:7.2f} steps/s {fast * pixels / 1e6:8.3f} megapixels/s")
-    print(f"training run  {kept / arguments.batch_size:7.2f} steps/s {kept * pixels / 1e6:8.3f} megapixels/s")
-    print(f"share kept    {100 * kept / fast:7.1f} %; waiting for data {100 * waited:.1f} % of a step")
+    for name, seen in zip(("first epoch", "after it"), zip(*runs, strict=True), strict=True):
+        kept, waited = (statistics.median(values) for values in zip(*seen, strict=True))
+        print(f"{name:<14}{kept / arguments.batch_size:7.2f} steps/s {kept * pixels / 1e6:8.3f} megapixels/s", end="")
+        print(f"{100 * kept / fast:8.1f} % kept; waiting for data {100 * waited:.1f} % of a step")
 
 
 if __name__ == "__main__":
