@@ -1,0 +1,84 @@
+"""Takes a constant stripe out of a trained network.
+
+    python -m training.calibrate --model checkpoints/vit-unet-denoiser --dataset FOLDER --output runs/calibrated
+
+A network that writes its pixels in blocks (`pixel_unshuffle`) has a bias for each place in a block. If they differ by a
+twentieth of a grey level, no loss notices and no eye does, but the spectrum of every picture has the same sharp peaks.
+What the errors on some noisy photographs have in common at each place is subtracted from these biases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from modeling import ViTUNetForImageDenoising
+from modeling.degradations import indexed_gaussian_noise
+from modeling.image_files import photographs, read_photograph
+
+SIDE = 256  # pixels of each photograph, from its middle
+
+
+@torch.inference_mode()
+def stripe(model: ViTUNetForImageDenoising, images: list[Tensor], noise_levels: list[float]) -> Tensor:
+    """The mean error at each place of a block, less its mean over the places: (C, u, u), u = `pixel_unshuffle`.
+
+    Images are (C, H, W) in [0, 1], levels in units of that range; the model is blind, at its default loss.
+    """
+    period = model.config.pixel_unshuffle
+    total = torch.zeros(model.config.num_channels, period, period, dtype=torch.float64)
+    for index, clean in enumerate(images):
+        height, width = (side - side % period for side in clean.shape[-2:])
+        for level in noise_levels:
+            restored = model(indexed_gaussian_noise(clean, level, index)[None].to(model.device)).reconstruction[0]
+            error = (restored.cpu().double() - clean)[:, :height, :width]
+            total += error.unflatten(2, (-1, period)).unflatten(1, (-1, period)).mean((1, 3))
+    total /= len(images) * len(noise_levels)
+    return total - total.mean((1, 2), keepdim=True)
+
+
+@torch.no_grad()
+def remove_stripe(model: ViTUNetForImageDenoising, pattern: Tensor) -> None:
+    """Subtracts it from whatever the model will restore."""
+    if model.config.pixel_unshuffle == 1:
+        raise ValueError("This network has pixel_unshuffle=1: it writes pixel by pixel, and has no stripe to remove.")
+    sign = 1 if model.config.residual else -1  # a residual network's output is subtracted from the image
+    bias = model.decoder.output.bias
+    bias += sign * pattern.flatten().to(bias)  # in the order of `PixelShuffle`: channel, row, column
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Hub id or folder")
+    parser.add_argument("--dataset", required=True, help="folder of clean images that are not for testing")
+    parser.add_argument("--output", required=True, help="folder for the calibrated model")
+    parser.add_argument("--noise_level", type=float, nargs="+", default=[15, 25, 50], help="of 255")
+    parser.add_argument("--limit", type=int, default=100, help="so many images, spread over the folder")
+    arguments = parser.parse_args(argv)
+
+    model = ViTUNetForImageDenoising.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    model = model.to(memory_format=torch.channels_last)
+    files = photographs(arguments.dataset)
+    files = files[:: max(1, len(files) // arguments.limit)][: arguments.limit]
+    images = []
+    for file in files:
+        image = read_photograph(file)
+        top, left = (max(0, (side - SIDE) // 2) // 2 * 2 for side in image.shape[-2:])
+        images.append(image[:, top : top + SIDE, left : left + SIDE])
+    levels = [level / 255 for level in arguments.noise_level]
+    before = stripe(model, images, levels)
+    remove_stripe(model, before)
+    after = stripe(model, images, levels)
+    model.save_pretrained(arguments.output)
+    if (processor := Path(arguments.model) / "preprocessor_config.json").is_file():
+        shutil.copy(processor, arguments.output)
+    sizes = [255 * pattern.square().mean().sqrt().item() for pattern in (before, after)]
+    print(f"{len(images)} images; stripe {sizes[0]:.4f} of 255 before, {sizes[1]:.4f} after (root mean square)")
+
+
+if __name__ == "__main__":
+    main()
