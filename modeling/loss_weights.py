@@ -17,13 +17,11 @@ from .losses import LOSS_TERMS
 MEAN_DISTANCE = (math.sqrt(2) + math.asinh(1)) / (3 * math.sqrt(2))
 
 
-def stack_loss_weights(
-    loss_weights: Mapping[str, float | Tensor], names: tuple[str, ...], batch_size: int, device: torch.device | str
-) -> Tensor:
+def stack_loss_weights(loss_weights: Mapping[str, float | Tensor], names: tuple[str, ...], batch_size: int) -> Tensor:
     """Weights by name -> (B, K, h, w) in the order of `names`, summing to 1 over K. Absent terms weigh 0.
 
-    A value is a number, a tensor (B,) or a map (B, 1, h, w); without maps h = w = 1. What lies on the CPU is checked
-    there: asking a busy accelerator for an answer would make every step wait for the one before.
+    A value is a number, a tensor (B,) or a map (B, 1, h, w); without maps h = w = 1. What lies on the CPU stays there:
+    asking a busy accelerator for an answer would make every step wait for the one before.
     """
     unknown = sorted(set(loss_weights) - set(names))
     if unknown:
@@ -45,7 +43,7 @@ def stack_loss_weights(
         raise ValueError(f"Loss weights must be finite and not negative, got {_described(loss_weights)}.")
     if bool((total <= 0).any()):
         raise ValueError(f"Loss weights sum to 0: give at least one of {list(names)} a positive weight.")
-    return (stacked / total).to(device, non_blocking=True)
+    return stacked / total
 
 
 def balanced_weights(weights: Tensor, high_frequency_emphasis: Tensor, names: tuple[str, ...], config) -> Tensor:

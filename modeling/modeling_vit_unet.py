@@ -279,16 +279,16 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         if high_frequency_emphasis is None:
             high_frequency_emphasis = self.config.high_frequency_emphasis
         loss_weights = {name: _without_extent(weight) for name, weight in loss_weights.items()}
-        weights = stack_loss_weights(loss_weights, names, batch_size, device)
+        weights = stack_loss_weights(loss_weights, names, batch_size)
         emphasis = torch.as_tensor(_without_extent(high_frequency_emphasis), dtype=torch.float32)
         emphasis = per_image_map(emphasis, batch_size, "high-frequency emphasis")
         maximum = self.config.max_high_frequency_emphasis
         if not bool(((emphasis >= 0) & (emphasis <= maximum)).all()):
             raise ValueError(f"high_frequency_emphasis must lie in [0, {maximum}], got {high_frequency_emphasis}.")
-        weights, emphasis = _on_one_grid(weights, emphasis.to(device, non_blocking=True))
+        weights, emphasis = _on_one_grid(weights, emphasis.to(weights.device))
         if self.config.loss_balance == "log":
             weights = balanced_weights(weights, emphasis, names, self.config)
-        return weights, emphasis
+        return weights.to(device, non_blocking=True), emphasis.to(device, non_blocking=True)
 
     def _noise_input(self, noise_level: float | Tensor | None, pixel_values: Tensor) -> Tensor | None:
         """(B, 2, h, w): the level and 0, or 0 and 1 where it is unknown."""
@@ -301,7 +301,8 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         if bool((level < 0).any()) or bool(level.isinf().any()):
             raise ValueError(f"noise_level must not be negative or infinite, got {noise_level}.")
         unknown = level.isnan()
-        return torch.cat([level.nan_to_num(0.0), unknown.to(level.dtype)], dim=1).to(pixel_values)
+        known = torch.cat([level.nan_to_num(0.0), unknown.to(level.dtype)], dim=1)
+        return known.to(pixel_values.device, pixel_values.dtype, non_blocking=True)
 
     def _check_image(self, pixel_values: Tensor) -> None:
         channels = self.config.num_channels

@@ -13,7 +13,7 @@ CONFIG = ViTUNetConfig()
 
 
 def test_weights_are_normalised_and_absent_terms_weigh_nothing():
-    weights = stack_loss_weights({"wavelet": 2.0, "pixel": torch.tensor([2.0, 6.0])}, TRAINABLE_TERMS, 2, "cpu")
+    weights = stack_loss_weights({"wavelet": 2.0, "pixel": torch.tensor([2.0, 6.0])}, TRAINABLE_TERMS, 2)
     assert weights.shape == (2, len(TRAINABLE_TERMS), 1, 1)
     assert weights[:, 0, 0, 0].tolist() == [0.5, 0.75]
     assert weights.sum(1).flatten().tolist() == [1.0, 1.0]
@@ -33,16 +33,16 @@ def test_weights_are_normalised_and_absent_terms_weigh_nothing():
 )
 def test_bad_weights_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):
-        stack_loss_weights(weights, TRAINABLE_TERMS, 2, "cpu")
+        stack_loss_weights(weights, TRAINABLE_TERMS, 2)
 
 
 def test_presets_name_known_terms():
     for preset in PRESETS.values():
-        stack_loss_weights(preset.loss_weights, TRAINABLE_TERMS, 1, "cpu")
+        stack_loss_weights(preset.loss_weights, TRAINABLE_TERMS, 1)
 
 
 def balanced(weights: dict, emphasis: float = 0.0, config: ViTUNetConfig = CONFIG) -> dict[str, float]:
-    stacked = stack_loss_weights(weights, TRAINABLE_TERMS, 1, "cpu")
+    stacked = stack_loss_weights(weights, TRAINABLE_TERMS, 1)
     values = balanced_weights(stacked, torch.full((1, 1, 1, 1), emphasis), TRAINABLE_TERMS, config)
     return dict(zip(TRAINABLE_TERMS, values.flatten().tolist(), strict=True))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
 _NAME = re.compile(r"checkpoint-(\d{7,})")
 
@@ -26,7 +26,7 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def save_checkpoint(
-    accelerator: Accelerator, output_dir: str | Path, step: int, ema: AveragedModel, progress: dict, keep: int
+    accelerator: Accelerator, output_dir: str | Path, step: int, ema: nn.Module, progress: dict, keep: int
 ) -> Path:
     """Saves the run, then removes all checkpoints but the newest `keep`. `progress` is anything that JSON holds."""
     final = Path(output_dir) / f"checkpoint-{step:07d}"
@@ -49,7 +49,7 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path, ema: AveragedModel) -> dict:
+def load_checkpoint(accelerator: Accelerator, folder: Path, ema: nn.Module) -> dict:
     """Restores what `save_checkpoint` saved -> its `progress`."""
     accelerator.load_state(str(folder))
     ema.load_state_dict(load_file(folder / "ema.safetensors"))

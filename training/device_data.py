@@ -2,6 +2,8 @@
 
 Where a step takes milliseconds, no loader keeps up. Batch k of a run is a pure function of (seed, k, process), so a
 resumed run goes on exactly.
+
+Letters in shapes: B images, N images in all, S the crop's side in pixels.
 """
 
 from __future__ import annotations
@@ -39,7 +41,16 @@ class DeviceBatches:
     ) -> None:
         self.maker, self.noise_levels, self.batch_size = maker, noise_levels, batch_size
         self.first, self.last, self.device, self.process, self.processes = first, last, device, process, processes
-        self.images = [first_readable(index, images)[1].to(device) for index in range(len(images))]
+        largest = max(maker.crop_sizes.values())
+        extended = []
+        for index in range(len(images)):
+            image = first_readable(index, images)[1]
+            extended.append(reflect_pad(image, max(largest, image.shape[-2]), max(largest, image.shape[-1])))
+        # One long row of pixels, so that a batch is a single gather.
+        self.pixels = torch.cat([image.flatten() for image in extended]).to(device)
+        self.sizes = torch.tensor([image.shape[-2:] for image in extended])  # (N, 2)
+        lengths = 3 * self.sizes.prod(1)
+        self.starts = lengths.cumsum(0) - lengths  # (N,)
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -49,21 +60,12 @@ class DeviceBatches:
             yield self.batch(number)
 
     def batch(self, number: int) -> dict[str, Tensor]:
-        """`labels` and `pixel_values` (B, 3, h, w) in [0, 1] on the device, `noise_level` (B,), and the controls."""
+        """`labels` and `pixel_values` (B, 3, S, S) in [0, 1] on the device, `noise_level` (B,), and the controls."""
         maker, count, device = self.maker, self.batch_size, self.device
         sample = (number * self.processes + self.process) * count
         generator = seeded_generator(maker.seed, 2, number, self.process)
-        size = maker.crop_size(sample)
-        places = torch.rand(count, 4, generator=generator).tolist()
-        crops = []
-        for offset, place in enumerate(places):
-            image = self.images[image_index(sample + offset, len(self.images), maker.seed)]
-            image = reflect_pad(image, max(size, image.shape[-2]), max(size, image.shape[-1]))
-            top, left = (int(share * (side - size + 1)) for share, side in zip(place, image.shape[-2:], strict=False))
-            crop = image[:, top : top + size, left : left + size]
-            crop = crop.flip(-1) if place[2] < 0.5 else crop
-            crops.append(crop.transpose(-1, -2) if place[3] < 0.5 else crop)
-        labels = torch.stack(crops).float() / 255
+        chosen = [image_index(sample + offset, len(self.sizes), maker.seed) for offset in range(count)]
+        labels = self._crops(torch.tensor(chosen), maker.crop_size(sample), torch.rand(count, 4, generator=generator))
 
         low, high = self.noise_levels
         level = low + (high - low) * torch.rand(count, generator=generator)
@@ -72,10 +74,27 @@ class DeviceBatches:
         noise = torch.randn(labels.shape, generator=on_device, device=device)
         batch = {
             "labels": labels,
-            "pixel_values": torch.addcmul(labels, noise, level.to(device).view(-1, 1, 1, 1)),
+            "pixel_values": torch.addcmul(labels, noise, level.to(device, non_blocking=True).view(-1, 1, 1, 1)),
             # These stay behind: the network checks them, and would have to wait for the device.
             "noise_level": torch.where(blind, float("nan"), level),
         }
         if maker.loss_sampler is not None:
             batch["loss_weights"], batch["high_frequency_emphasis"] = maker.loss_sampler(count, generator)
         return batch
+
+    def _crops(self, chosen: Tensor, size: int, places: Tensor) -> Tensor:
+        """Images (B,) and four numbers in [0, 1) for each, where and how it is cut -> (B, 3, S, S) in [0, 1]."""
+        sizes = self.sizes[chosen]
+        corners = (places[:, :2] * (sizes - size + 1)).long()
+        columns = torch.cat([self.starts[chosen, None], sizes, corners, (places[:, 2:] < 0.5).long()], dim=1)
+        start, height, width, top, left, mirror, transpose = (
+            column[:, None, None] for column in columns.to(self.device, non_blocking=True).unbind(1)
+        )
+        across = torch.arange(size, device=self.device)
+        down = across[:, None]
+        rows = torch.where(transpose.bool(), across, down)  # (B, S, S)
+        columns = torch.where(transpose.bool(), down, across)
+        columns = torch.where(mirror.bool(), size - 1 - columns, columns)
+        first_channel = start + (top + rows) * width + left + columns
+        channels = torch.arange(3, device=self.device)[:, None, None] * (height * width)[:, None]
+        return self.pixels.take(first_channel[:, None] + channels).float() / 255

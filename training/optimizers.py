@@ -76,20 +76,26 @@ class Muon(torch.optim.Optimizer):
 
     def _muon_step(self, group: dict) -> None:
         # Matrices of one shape are orthogonalised together: small products in a batch cost less than one by one.
-        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
-            momentum.lerp_(parameter.grad, 1 - group["momentum"])
-            ahead = parameter.grad.lerp(momentum, group["momentum"]).flatten(1)
-            by_shape[ahead.shape].append((parameter, ahead))
-        for shape, pairs in by_shape.items():
-            steps = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not parameters:
+            return
+        gradients = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
+
+        by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+        for index, parameter in enumerate(parameters):
+            by_shape[parameter.flatten(1).shape].append(index)
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        for shape, indices in by_shape.items():
+            steps = orthogonalised(torch.stack([ahead[index].flatten(1) for index in indices]))
+            steps = [step.view(parameters[index].shape) for index, step in zip(indices, steps, strict=True)]
             length = group["lr"] * LENGTH_OF_ADAMW * max(shape) ** 0.5
-            for (parameter, _), step in zip(pairs, steps, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(step.view(parameter.shape), alpha=-length)
+            torch._foreach_add_([parameters[index] for index in indices], steps, alpha=-length)
 
 
 def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:

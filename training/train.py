@@ -8,6 +8,7 @@ its own weighted loss. The averaged weights (EMA) are validated and saved.
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from transformers import set_seed
 
@@ -68,6 +69,12 @@ def ema_decay(step: int, arguments: TrainingArguments) -> float:
     return min(arguments.ema_decay, (1 + step) / (10 + step))
 
 
+@torch.no_grad()
+def update_average(average: ViTUNetForImageDenoising, model: ViTUNetForImageDenoising, decay: float) -> None:
+    """Moves the averaged weights towards the model's. (`AveragedModel` asks the device for its count at every step.)"""
+    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), None)
+
+
 def training_step(
     model,
     batch: dict[str, Tensor],
@@ -115,7 +122,6 @@ def validate(
 
     Of clean images at three noise levels; of pairs on their own noise.
     """
-    model.eval()
     levels = VALIDATION_NOISE_LEVELS if images[0][1] is None else (None,)
     results = {}
     for level in levels:
@@ -152,6 +158,7 @@ def train(arguments: TrainingArguments) -> None:
         check_can_publish(arguments.hub_model_id)  # now, and not at the end of a long run
     accelerator = build_accelerator(arguments)
     set_seed(arguments.seed)
+    torch.backends.cudnn.benchmark = bool(arguments.crop_size)  # crops of one size: try once which kernels are fast
     if accelerator.is_main_process:
         write_arguments(arguments, output_dir, resumed=bool(newest))
     accelerator.wait_for_everyone()
@@ -161,10 +168,10 @@ def train(arguments: TrainingArguments) -> None:
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.train()
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay(0, arguments)), use_buffers=True)
-    ema.to(accelerator.device)
+    ema = copy.deepcopy(model).to(accelerator.device).eval().requires_grad_(False)
     if arguments.compile:
-        model.compile()
+        for part in model.children():  # what lies between them looks at values, which would cut the graph
+            part.compile()
     optimizer = build_optimizer(arguments.optimizer, model, arguments.learning_rate, arguments.weight_decay)
     model, optimizer = accelerator.prepare(model, optimizer)
 
@@ -203,8 +210,7 @@ def train(arguments: TrainingArguments) -> None:
 
             step += 1
             if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflow
-                ema.multi_avg_fn = get_ema_multi_avg_fn(ema_decay(step, arguments))
-                ema.update_parameters(accelerator.unwrap_model(model))
+                update_average(ema, accelerator.unwrap_model(model), ema_decay(step, arguments))
             bar.update()
             last = step == arguments.max_steps
             stopping = step == arguments.stop_at_step or interruption.asked_for(step)
@@ -221,13 +227,13 @@ def train(arguments: TrainingArguments) -> None:
                 )
             with averages.pause():
                 if data.held_out and (step % arguments.validation_steps == 0 or last):
-                    scores = validate(ema.module, data.held_out, accelerator)
+                    scores = validate(ema, data.held_out, accelerator)
                     log.write(step, **scores)
                     bar.write(f"step {step}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items()))
                 strip_due = arguments.strip_steps and (step % arguments.strip_steps == 0 or last)
                 if data.held_out and strip_due and accelerator.is_main_process:
                     path = output_dir / "strips" / f"step-{step:07d}.png"
-                    save_strip(ema.module, *data.held_out[0], path, one_loss=not arguments.sample_losses)
+                    save_strip(ema, *data.held_out[0], path, one_loss=not arguments.sample_losses)
                 if step % arguments.checkpoint_steps == 0 or last or stopping:
                     progress = {"step": step, "averages": averages.state()}
                     save_checkpoint(accelerator, output_dir, step, ema, progress, arguments.keep_checkpoints)
@@ -237,7 +243,7 @@ def train(arguments: TrainingArguments) -> None:
     bar.close()
     if step == arguments.max_steps:
         if accelerator.is_main_process:
-            ema.module.save_pretrained(output_dir / "model")
+            ema.save_pretrained(output_dir / "model")
             ViTUNetImageProcessor().save_pretrained(output_dir / "model")
             accelerator.print(f"Saved {output_dir / 'model'}")
             if arguments.push_to_hub:
