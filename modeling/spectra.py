@@ -18,19 +18,19 @@ from torch.autograd.function import once_differentiable
 
 
 def kept_beside(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A constant of a few sizes -> `constant(like, *sizes)`: on the device and in the type of `like`, made once.
+    """A constant of a few numbers -> `constant(like, *numbers)`: on the device and in the type of `like`, made once.
 
     Copying it from the CPU each time would make an accelerator finish all that it was given first.
     """
 
     @lru_cache(maxsize=32)
-    def made(device: torch.device, dtype: torch.dtype, *sizes: int) -> Tensor:
+    def made(device: torch.device, dtype: torch.dtype, *numbers: float) -> Tensor:
         with torch.inference_mode(False):  # so that whoever asks next may need its gradient
-            return function(*sizes).to(device, dtype)
+            return function(*numbers).to(device, dtype)
 
     @wraps(function)
-    def constant(like: Tensor, *sizes: int) -> Tensor:
-        return made(like.device, like.dtype, *sizes)
+    def constant(like: Tensor, *numbers: float) -> Tensor:
+        return made(like.device, like.dtype, *numbers)
 
     return constant
 

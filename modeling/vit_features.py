@@ -89,7 +89,7 @@ class ViTFeatures(nn.Module):
         padded_height, padded_width = size + step * (rows - 1), size + step * (columns - 1)
 
         mean, std = (
-            torch.tensor(values, dtype=pixel_values.dtype).to(pixel_values.device, non_blocking=True)[:, None, None]
+            torch.cat([pixel_values.new_full((1, 1, 1), value) for value in values])
             for values in (self.image_mean, self.image_std)
         )
         blend = torch.sin(math.pi * (torch.arange(side, device=pixel_values.device) + 0.5) / side).square()

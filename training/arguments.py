@@ -98,6 +98,10 @@ class TrainingArguments:
     seed: int = field(default=0, metadata={"help": "All randomness is a function of it and of the sample's number."})
     mixed_precision: str = field(default="no", metadata={"help": "Autocast: no, bf16 or fp16."})
     compile: bool = field(default=False, metadata={"help": "torch.compile the network: pays off on a GPU."})
+    cuda_graph: bool = field(
+        default=False,
+        metadata={"help": "Launch a step as one CUDA graph: for one GPU that a CPU cannot keep busy."},
+    )
     channels_last: bool = field(default=True, metadata={"help": "Memory format of images and convolutions."})
     num_workers: int = field(default=0, metadata={"help": "Loader processes."})
 
@@ -180,6 +184,16 @@ class TrainingArguments:
             if any(wrong.values()):
                 raise ValueError(
                     "data_on_device makes crops with white Gaussian noise: leave out "
+                    f"{', '.join(name for name, given in wrong.items() if given)}."
+                )
+        if self.cuda_graph:
+            wrong = {
+                "mixed_precision fp16": self.mixed_precision == "fp16",
+                "gradient_accumulation_steps": self.gradient_accumulation_steps > 1,
+            }
+            if any(wrong.values()):
+                raise ValueError(
+                    "A step that is one CUDA graph takes no decisions: leave out "
                     f"{', '.join(name for name, given in wrong.items() if given)}."
                 )
         if self.noisy_column and self.noise:

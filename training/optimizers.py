@@ -93,9 +93,9 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         for shape, indices in by_shape.items():
             steps = orthogonalised(torch.stack([ahead[index].flatten(1) for index in indices]))
+            steps *= -group["lr"] * LENGTH_OF_ADAMW * max(shape) ** 0.5
             steps = [step.view(parameters[index].shape) for index, step in zip(indices, steps, strict=True)]
-            length = group["lr"] * LENGTH_OF_ADAMW * max(shape) ** 0.5
-            torch._foreach_add_([parameters[index] for index in indices], steps, alpha=-length)
+            torch._foreach_add_([parameters[index] for index in indices], steps)
 
 
 def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -27,6 +27,7 @@ from modeling.metrics import psnr
 from training.arguments import TrainingArguments, parse_arguments, write_arguments
 from training.batches import Data
 from training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from training.graphs import GraphedStep, set_learning_rate
 from training.hub import check_can_publish, push_to_hub
 from training.interruption import Interruption
 from training.logs import Averages, Log
@@ -157,6 +158,10 @@ def train(arguments: TrainingArguments) -> None:
     if arguments.push_to_hub:
         check_can_publish(arguments.hub_model_id)  # now, and not at the end of a long run
     accelerator = build_accelerator(arguments)
+    if arguments.cuda_graph and (accelerator.device.type != "cuda" or accelerator.num_processes > 1):
+        raise ValueError(
+            f"cuda_graph needs one process on a CUDA device, and here are {accelerator.num_processes} on {accelerator.device}."
+        )
     set_seed(arguments.seed)
     torch.backends.cudnn.benchmark = bool(arguments.crop_size)  # crops of one size: try once which kernels are fast
     if accelerator.is_main_process:
@@ -188,23 +193,30 @@ def train(arguments: TrainingArguments) -> None:
     data = Data(arguments, config, samples_per_step)
     batches = data.batches(accelerator, step)
 
-    balance = arguments.grid_penalty, arguments.level_gradients
+    def step_on(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        settings = arguments.channels_last, arguments.grid_penalty, arguments.level_gradients
+        with accelerator.accumulate(model):
+            loss, terms = training_step(model, batch, config, *settings)
+            results = {"loss": loss.detach(), **terms}
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                results["gradient_norm"] = accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        return results
+
+    if arguments.cuda_graph:
+        step_on = GraphedStep(step_on, optimizer, accelerator.device)
     log = Log(output_dir, accelerator, first_step=step)
     bar = tqdm(total=arguments.max_steps, initial=step, disable=not accelerator.is_main_process, unit="step")
     averages.start_clock()
     with Interruption(accelerator) as interruption:
         for batch in batches:
             averages.data_arrived()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, arguments)
-            with accelerator.accumulate(model):
-                loss, terms = training_step(model, batch, config, arguments.channels_last, *balance)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    gradient_norm = accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            averages.add({"loss": loss.detach(), **terms}, len(batch["labels"]))
+            set_learning_rate(optimizer, learning_rate(step, arguments))
+            results = dict(step_on(batch))
+            gradient_norm = results.pop("gradient_norm", None)
+            averages.add(results, len(batch["labels"]))
             if not accelerator.sync_gradients:
                 continue
 
@@ -216,7 +228,7 @@ def train(arguments: TrainingArguments) -> None:
             stopping = step == arguments.stop_at_step or interruption.asked_for(step)
             if step % arguments.logging_steps == 0 or last:
                 means = averages.reduced(accelerator)
-                rate = optimizer.param_groups[0]["lr"]
+                rate = float(optimizer.param_groups[0]["lr"])
                 log.write(
                     step, **means, learning_rate=rate, gradient_norm=float(gradient_norm), unreadable=data.unreadable
                 )
