@@ -21,7 +21,7 @@ from interface.restorer import Restorer, TrainedHere
 from interface.train_tab import build_train_tab
 from interface.training_run import Training
 from modeling import LOSS_TERMS, ViTUNetForImageDenoising
-from modeling.explain import activation_map, layer_names
+from modeling.explain import activation_maps, layer_names
 
 HOME = Path(__file__).parent
 # The first example is a rock wall with cracks: texture that a denoiser likes to blur.
@@ -43,7 +43,7 @@ def build_app(
             look = restorer.attention if model.config.use_vit else None
             seen = build_denoise_tab(app, *network, examples, trained, denoise, look)
         with gr.Tab("Explain") as explain:
-            build_explain_tab(explain, partial(activation_map, model), layer_names(model), examples, seen)
+            build_explain_tab(explain, partial(activation_maps, model), layer_names(model), examples, seen)
         with gr.Tab("Compare") as compare:
             build_compare_tab(compare, *network, examples, trained, seen)
         with gr.Tab("Loss lab") as lab:

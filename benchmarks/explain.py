@@ -6,7 +6,7 @@ One column for time (median of `--repeats`, after a warm-up), one for the peak o
 one for the peak of what NumPy and Python allocate (tracemalloc). The library's EigenCAM decomposes a matrix whose one
 part is pixels x pixels: it runs on the same features where that part stays below `--library_gib`, and its size is
 printed where not. Methods that run the network once for every channel run it for `--max_channels` of them. "All layers"
-is the sum of a method's times: what a strip of every stage costs.
+is one run for all of them: what a strip of every stage costs. Methods that run per channel have none.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from __future__ import annotations
 import argparse
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
 from benchmarks.measuring import median_milliseconds, peak_mebibytes
 from modeling import ViTUNetForImageDenoising
-from modeling.explain import METHODS, activation_map, layer_names, principal_map
+from modeling.explain import METHODS, activation_map, activation_maps, layer_names
 from modeling.opened_network import OpenedNetwork
+from modeling.principal_maps import principal_map
 
 LIBRARY = "library's EigenCAM, map only"
 
@@ -30,8 +32,8 @@ def features_of(model: ViTUNetForImageDenoising, image: torch.Tensor, layer: str
     """(1, C, h, w), as the library gets them."""
     seen = []
     with torch.no_grad():
-        opened = OpenedNetwork(model, layer, None, None)
-        opened.layer.register_forward_hook(lambda identity, inputs, features: seen.append(features))
+        opened = OpenedNetwork(model, (layer,), None, None)
+        opened.layers[layer].register_forward_hook(lambda identity, inputs, features: seen.append(features))
         opened(image)
     return seen[0].numpy()
 
@@ -60,16 +62,17 @@ def main() -> None:
     print(f"{arguments.size}x{arguments.size} pixels, {torch.get_num_threads()} threads, {model.device}")
     print(f"{'method':<30}{'layer':<12}{'ms':>8}{'torch MiB':>11}{'NumPy MiB':>11}")
 
-    def line(name: str, layer: str, step: Callable[[], object]) -> float:
+    def line(name: str, layer: str, step: Callable[[], object]) -> None:
         time = median_milliseconds(step, arguments.repeats)
         print(f"{name:<30}{layer:<12}{time:>8.0f}{peak_mebibytes(step):>11.1f}{traced_mebibytes(step):>11.1f}")
-        return time
 
-    together = dict.fromkeys(arguments.methods, 0.0)
-
-    for layer in arguments.layers or layer_names(model):
+    layers = arguments.layers or layer_names(model)
+    for method in arguments.methods:
+        if not METHODS[method].runs_per_channel:
+            line(METHODS[method].label, "all layers", partial(activation_maps, model, image, method, layers))
+    for layer in layers:
         for method in arguments.methods:
-            together[method] += line(
+            line(
                 METHODS[method].label,
                 layer,
                 lambda method=method, layer=layer: activation_map(
@@ -84,8 +87,6 @@ def main() -> None:
             line(LIBRARY, layer, lambda features=features: get_2d_projection(features))
         else:
             print(f"{LIBRARY:<30}{layer:<12}not run: a matrix of {cells} x {cells}, {matrix:.1f} GiB")
-    for method, time in together.items():
-        print(f"{METHODS[method].label:<30}{'all layers':<12}{time:>8.0f}")
 
 
 if __name__ == "__main__":

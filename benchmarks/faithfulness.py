@@ -125,7 +125,7 @@ def main() -> None:
 
     model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval()
     layers = layer_names(model)
-    cells = {layer: OpenedNetwork(model, layer, None, None).stride for layer in layers}  # pixels
+    cells = OpenedNetwork(model, layers, None, None).strides  # pixels
     files = photographs(arguments.dataset)[: arguments.limit]
     cracks: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     curves: dict[tuple[str, str], tuple[list[float], list[float]]] = {}

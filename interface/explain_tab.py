@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -22,8 +22,10 @@ from interface.figures import INCH, Panel, panels, rendered
 from interface.pictures import HOUR, PUT_AWAY, Photograph, Pictures, centre, on_page
 from modeling.explain import METHODS, TARGETS, filtered
 
-Explain = Callable[..., Tensor]  # noisy image, method, layer, target, and options by name -> map (H, W)
+# Noisy image, method, layers, target, and options by name -> maps (H, W) by layer.
+Explain = Callable[..., dict[str, Tensor]]
 MAX_SIDE = 224  # pixels, the posts' images: what is larger is cut to its centre, so that every control answers at once
+KEPT_MAPS = 128  # of one image
 MAX_CHANNELS = 8  # of methods that run the network once per channel
 COLOURS = "inferno"
 OVERLAY = 0.75  # opacity where a map is 1
@@ -38,18 +40,28 @@ Band = tuple[float, float]  # cycles per pixel
 
 @dataclass
 class Specimen:
-    """A noisy image under examination, and the maps made of it."""
+    """A noisy image under examination, and the last maps made of it."""
 
     noisy: Tensor  # (3, H, W)
     explain: Explain
     key: str = ""  # of its photograph
+    made: dict[tuple, Tensor] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.map = lru_cache(maxsize=128)(self._map)
-
-    def _map(self, method: str, layer: str, target: str, box: Box, band: Band) -> Tensor:
-        region = region_mask(self.noisy.shape[-2:], box) if target == "region" else None
-        return self.explain(self.noisy, method, layer, target, region=region, band=band, max_channels=MAX_CHANNELS)
+    def maps(self, method: str, layers: Sequence[str], target: str, box: Box, band: Band) -> dict[str, Tensor]:
+        """By layer, (H, W) each."""
+        keys = {layer: (method, layer, target, box, band) for layer in layers}
+        found = {layer: self.made[key] for layer, key in keys.items() if key in self.made}
+        missing = [layer for layer in layers if layer not in found]
+        if missing:
+            region = region_mask(self.noisy.shape[-2:], box) if target == "region" else None
+            options = {"region": region, "band": band, "max_channels": MAX_CHANNELS}
+            found |= self.explain(self.noisy, method, missing, target, **options)
+        for layer, key in keys.items():
+            self.made.pop(key, None)
+            self.made[key] = found[layer]  # the newest stand last
+        for key in list(self.made)[:-KEPT_MAPS]:
+            self.made.pop(key, None)
+        return {layer: found[layer] for layer in layers}
 
 
 def region_edges(size: tuple[int, int], box: Box) -> tuple[int, int, int, int]:
@@ -141,7 +153,7 @@ def build_explain_tab(
     """Lays out the tab `tab`, inside whose context this is called. Nothing is computed before it is opened.
 
     Args:
-        explain: noisy image (3, H, W), method, layer, target, and the options of `activation_map` by name -> its map.
+        explain: noisy image (3, H, W), method, layers, target, and the options of `activation_maps` by name -> maps.
         layers: names of the layers, in the order of the network.
         examples: clean photographs to choose from.
         elsewhere: state with the `Photograph` of another tab, which is the first to be looked at.
@@ -207,11 +219,12 @@ def build_explain_tab(
             return current
         return Specimen(centre(photograph.noisy, MAX_SIDE), explain, photograph.key)
 
-    def shown(current: Specimen, layer: str, name: str, aim: str, is_filtered, lower, upper, *options) -> Tensor:
+    def shown(current: Specimen, chosen: Sequence[str], name: str, aim: str, is_filtered, lower, upper, *options):
         *place, lowest, highest = options
         frequencies = (min(lowest, highest), max(lowest, highest) + 0.01 * (lowest == highest))  # never empty
-        activation = current.map(name, layer, aim, tuple(place), frequencies)
-        return filtered(activation, lower, upper) if is_filtered else activation
+        able = [layer for layer in chosen if layer and can_show(name, aim, layer)]
+        maps = current.maps(name, able, aim, tuple(place), frequencies)
+        return {layer: filtered(value, lower, upper) if is_filtered else value for layer, value in maps.items()}
 
     @on_page
     def draw(photograph: Photograph | None, current: Specimen | None, before, first, second, *setting):
@@ -224,27 +237,23 @@ def build_explain_tab(
         if asked == before:
             return gr.skip(), asked, current, photograph
         name, aim = setting[:2]
-        chosen = {"ViT": first, "U-Net": second}
         maps = {
-            f"{part}, {layer}": shown(current, layer, *setting)
-            for part, layer in chosen.items()
-            if layer and can_show(name, aim, layer)
+            f"{'ViT' if layer in of_vit else 'U-Net'}, {layer}": activation
+            for layer, activation in shown(current, (first, second), *setting).items()
         }
         acts = aim == "region" and METHODS[name].uses_target
         edges = region_edges(current.noisy.shape[-2:], tuple(setting[5:8])) if acts else None
         return files.file(map_figure(current.noisy, maps, edges)), asked, current, photograph
 
     @on_page
-    def draw_strip(current: Specimen | None, before, progress=gr.Progress(), *setting):  # noqa: B008 (Gradio finds it)
-        name, aim = setting[:2]
+    def draw_strip(current: Specimen | None, before, *setting):
+        name = setting[0]
         if current is None or METHODS[name].runs_per_channel:
             return gr.update(value=None, visible=False), None
         asked = (current.key, *setting)
         if asked == before:
             return gr.skip(), asked
-        able = [layer for layer in layers if can_show(name, aim, layer)]
-        maps = {layer: shown(current, layer, *setting) for layer in progress.tqdm(able, unit="layers")}
-        return gr.update(value=files.file(strip_figure(maps)), visible=True), asked
+        return gr.update(value=files.file(strip_figure(shown(current, layers, *setting))), visible=True), asked
 
     def explain_choice(name: str, aim: str):
         acts = METHODS[name].uses_target

@@ -1,9 +1,10 @@
 """Class-activation maps of the ViT and of every stage of the U-Net, on pytorch-grad-cam (`pip install grad-cam`).
 
 The library wants a classifier whose layers give maps (B, C, h, w). A denoiser has no classes, and its ViT looks through
-overlapping windows. So the network is opened at one layer: the layer's features, blended over all windows where it is
-one of the ViT's, pass through an `nn.Identity`, which the library takes for the layer, on their way to the rest of the
-network. In place of a class there is a target: a number that is computed from what the network has seen and restored.
+overlapping windows. So the network is opened at the layers to look at: a layer's features, blended over all windows
+where it is one of the ViT's, pass through an `nn.Identity`, which the library takes for the layer, on their way to the
+rest of the network. In place of a class there is a target: a number that is computed from what the network has seen and
+restored.
 
 - EigenCAM (Muhammad & Yeasin 2020) and KPCA-CAM (Karmani et al. 2024) show what varies most among the layer's features.
   They look at nothing behind the layer: **the target has no effect on them**.
@@ -25,20 +26,18 @@ Letters in shapes: B images, C channels, H x W pixels, D the ViT's hidden size, 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .losses import sharpness_scores
 from .modeling_vit_unet import ViTUNetForImageDenoising
 from .opened_network import OpenedNetwork, Seen
+from .principal_maps import enlarged, kernel_principal_map, principal_map
 
-KERNEL_CELLS = 56 * 56  # KPCA-CAM compares each cell with each: 75 MiB for so many. Larger maps are averaged first.
 HIGHEST_OCTAVE = (0.25, 0.5)  # cycles per pixel
 TINY = np.finfo(np.float32).tiny  # makes 0 / 0 zero, and changes no other quotient
 
@@ -97,73 +96,38 @@ TARGETS: Mapping[str, Target] = {
 }
 
 
-def principal_map(features: np.ndarray, towards: np.ndarray | None = None) -> np.ndarray:
-    """Projection of the centred features (C, h, w) on their first principal component -> (h, w), float64.
-
-    The component is an eigenvector of the C x C covariance, which equals that of a singular value decomposition of the
-    N x C features; the library's full decomposition holds an N x N matrix. Its sign is the one with which the map
-    correlates positively with `towards` (h, w), by default the features' part along their mean.
-    """
-    cells = features.reshape(len(features), -1).astype(np.float64)  # (C, N)
-    cells -= cells.mean(axis=1, keepdims=True)
-    component = np.linalg.eigh(cells @ cells.T)[1][:, -1]
-    return _with_sign(
-        (component @ cells).reshape(features.shape[1:]), _along_mean(features) if towards is None else towards
-    )
-
-
-def kernel_principal_map(features: np.ndarray) -> np.ndarray:
-    """The same with the kernel tanh(x . y / C + 1) in place of x . y (kernel PCA, Schölkopf et al. 1998).
-
-    The kernel is N x N: above `KERNEL_CELLS` the features are averaged over squares of cells, and the map is enlarged.
-    """
-    from sklearn.decomposition import KernelPCA  # as optional as the library above
-
-    height, width = features.shape[1:]
-    side = math.ceil(math.sqrt(height * width / KERNEL_CELLS))
-    while -(-height // side) * -(-width // side) > KERNEL_CELLS:  # the last squares may be incomplete
-        side += 1
-    pooled = F.avg_pool2d(torch.from_numpy(features), side, ceil_mode=True).double().numpy()
-    cells = pooled.reshape(len(pooled), -1).T  # (N, C)
-    cells = cells - cells.mean(axis=0)
-    if len(cells) < 2 or not cells.any():
-        return np.zeros((height, width))
-    # A seed, because the iteration starts from a random vector.
-    projection = KernelPCA(1, kernel="sigmoid", random_state=0).fit_transform(cells)[:, 0].reshape(pooled.shape[1:])
-    return _with_sign(_enlarged(torch.from_numpy(projection), side, (height, width)).numpy(), _along_mean(features))
-
-
-def _along_mean(features: np.ndarray) -> np.ndarray:
-    return np.tensordot(features.mean(axis=(1, 2)), features, axes=1)  # (h, w)
-
-
-def _with_sign(projection: np.ndarray, towards: np.ndarray) -> np.ndarray:
-    return -projection if (projection * (towards - towards.mean(dtype=np.float64))).sum() < 0 else projection
-
-
-class _OwnSize:
-    """Leaves a map on the layer's own grid: what enlarges it knows how the grid lies over the image."""
+class _Own:
+    """Leaves maps on the layers' own grids, which what enlarges them knows, and gives one for each layer."""
 
     def get_target_width_height(self, input_tensor):
         return None
 
+    def compute_cam_per_layer(self, input_tensor, targets, eigen_smooth):
+        # The library notes gradients as they come, which is not in the order of the layers where paths part.
+        gradients = self.model.gradients
+        self.activations_and_grads.gradients = [gradients[name] for name in self.model.layers if name in gradients]
+        return super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
 
-class _Principal(_OwnSize):
+    def aggregate_multi_layers(self, cam_per_target_layer):
+        return [maps[0, 0] for maps in cam_per_target_layer]  # (h, w) each
+
+
+class _Principal(_Own):
     def get_cam_image(self, input_tensor, target_layer, targets, activations, grads, eigen_smooth=False):
         return np.stack([principal_map(features) for features in activations])
 
 
-class _KernelPrincipal(_OwnSize):
+class _KernelPrincipal(_Own):
     def get_cam_image(self, input_tensor, target_layer, targets, activations, grads, eigen_smooth=False):
         return np.stack([kernel_principal_map(features) for features in activations])
 
 
-class _PrincipalOfProduct(_OwnSize):
+class _PrincipalOfProduct(_Own):
     def get_cam_image(self, input_tensor, target_layer, targets, activations, grads, eigen_smooth=False):
         return np.stack([principal_map(product, product.sum(axis=0)) for product in grads * activations])
 
 
-class _PlusPlus(_OwnSize):
+class _PlusPlus(_Own):
     """Grad-CAM++ (Chattopadhay et al. 2018): a channel weighs the sum of relu(g) / (2 + S g), S its sum of |features|.
 
     The weight depends on the unit of S g. It is the one in which the layer's largest |g| is 1, and S is 1 on the mean
@@ -177,7 +141,7 @@ class _PlusPlus(_OwnSize):
         return (raising / (2 + sums * raising)).sum(axis=(2, 3))
 
 
-class _AxiomBased(_OwnSize):
+class _AxiomBased(_Own):
     """XGrad-CAM (Fu et al. 2020): a channel weighs the mean of its gradient, each cell counting by its |feature|.
 
     Where features are not negative that is as published. Features and negated features have one map.
@@ -188,7 +152,7 @@ class _AxiomBased(_OwnSize):
         return (grads * sizes).sum(axis=(2, 3)) / (sizes.sum(axis=(2, 3)) + TINY)
 
 
-class _Score(_OwnSize):
+class _Score(_Own):
     """Score-CAM (Wang et al. 2020): the masks that channels are, weighed by how the target rates what they let through.
 
     Targets have units of their own, so the softmax is taken over standardised scores. Features may be negative
@@ -197,12 +161,13 @@ class _Score(_OwnSize):
 
     def get_cam_image(self, input_tensor, target_layer, targets, activations, grads, eigen_smooth=False):
         opened, size = self.model, input_tensor.shape[-2:]
+        (stride,) = opened.strides.values()
         self.activations_and_grads.release()  # it would keep the features of every run
         chosen = _channels_to_run(activations[0], self.max_channels)
         masks = [rescaled(torch.from_numpy(activations[0, channel])) for channel in chosen]
 
         def score(mask: Tensor) -> float:
-            seen = opened(input_tensor * _enlarged(mask, opened.stride, size).to(input_tensor))[0]
+            seen = opened(input_tensor * enlarged(mask, stride, size).to(input_tensor))[0]
             return targets[0](seen).item()
 
         scores = np.array([score(mask) for mask in masks])
@@ -210,7 +175,7 @@ class _Score(_OwnSize):
         return np.tensordot(weights, np.stack(masks), axes=1)[None]
 
 
-class _Ablation(_OwnSize):
+class _Ablation(_Own):
     """Ablation-CAM (Desai & Ramaswamy 2020): by how much the target falls where a channel is set to 0.
 
     The library sets it to -1e7 where features may be negative, which says nothing of a network without classes.
@@ -252,7 +217,7 @@ class Method:
 
     label: str
     library_class: str
-    adapted: type = _OwnSize
+    adapted: type = _Own
     uses_gradient: bool = True
     uses_target: bool = True
     runs_per_channel: bool = False
@@ -299,14 +264,38 @@ def activation_map(
     band: tuple[float, float] = HIGHEST_OCTAVE,
     max_channels: int | None = None,
 ) -> Tensor:
-    """Where in an image a layer responds, or where it matters to a target.
+    """Where in an image a layer responds, or where it matters to a target: [`activation_maps`] of one layer.
+
+    Returns:
+        (H, W), float32 in [0, 1] on the CPU, bilinear between the centres of the layer's cells.
+    """
+    controls = {"loss_weights": loss_weights, "high_frequency_emphasis": high_frequency_emphasis}
+    options = {"noise_level": noise_level, "region": region, "band": band, "max_channels": max_channels}
+    return activation_maps(model, pixel_values, method, (layer,), target, **controls, **options)[layer]
+
+
+def activation_maps(
+    model: ViTUNetForImageDenoising,
+    pixel_values: Tensor,
+    method: str = "eigencam",
+    layers: Sequence[str] | None = None,
+    target: str = "restoration_change",
+    *,
+    loss_weights: Mapping[str, float | Tensor] | None = None,
+    high_frequency_emphasis: float | Tensor | None = None,
+    noise_level: float | Tensor | None = None,
+    region: Tensor | None = None,
+    band: tuple[float, float] = HIGHEST_OCTAVE,
+    max_channels: int | None = None,
+) -> dict[str, Tensor]:
+    """Where in an image layers respond, or where they matter to a target. One run of the network serves all of them.
 
     The model stays as it is: its gradients, its hooks and its mode are not touched, so that other threads may use it.
 
     Args:
         pixel_values: the noisy image (1, C, H, W) or (C, H, W), float in [0, 1], any size.
         method: one of `METHODS`. EigenCAM and KPCA-CAM take no notice of the target.
-        layer: one of [`layer_names`].
+        layers: of [`layer_names`]. Default: all.
         target: one of `TARGETS`; those of tokens need one of the ViT's layers.
         loss_weights, high_frequency_emphasis: the controls, as the model's `forward` takes them. The contracting path
             and the ViT know nothing of them: there they act, and are checked, where the target looks at the result.
@@ -317,13 +306,15 @@ def activation_map(
             over the image; the others weigh 0. Default: all.
 
     Returns:
-        (H, W), float32 in [0, 1] on the CPU, bilinear between the centres of the layer's cells.
+        By layer: (H, W), float32 in [0, 1] on the CPU, bilinear between the centres of the layer's cells.
 
     Raises:
         ValueError: names the value and the remedy.
         ImportError: without pytorch-grad-cam.
     """
-    for value, known in ((method, METHODS), (layer, layer_names(model)), (target, TARGETS)):
+    names = layer_names(model)
+    layers = names if layers is None else layers
+    for value, known in ((method, METHODS), (target, TARGETS), *((layer, names) for layer in layers)):
         if value not in known:
             raise ValueError(f"{value!r} is not among {list(known)}: choose one of them.")
     row = METHODS[method]
@@ -335,21 +326,27 @@ def activation_map(
         if image.ndim != 4 or len(image) != 1:
             raise ValueError(f"One image (C, H, W) or (1, C, H, W) is needed, got {tuple(pixel_values.shape)}.")
         if row.uses_target:
-            region = _checked(target, layer, region, image, band)
+            region = _checked(target, layers, region, image, band)
         looks_at_result = row.uses_target and not TARGETS[target].of_tokens
-        is_decoded = looks_at_result or layer.startswith(("bottleneck", "decoder"))
-        controls = (loss_weights, high_frequency_emphasis) if is_decoded else None
-        opened = OpenedNetwork(model, layer, controls, noise_level)
-        camera = _camera_class(row)(opened, [opened.layer])
-        camera.max_channels = max_channels
-        small = camera(image, [lambda seen: TARGETS[target].score(seen, region, band)])[0]  # (h, w)
-        return rescaled(_enlarged(torch.from_numpy(small), opened.stride, image.shape[-2:]))
+        maps = {}
+        for together in [(layer,) for layer in layers] if row.runs_per_channel else [tuple(layers)]:
+            is_decoded = looks_at_result or any(layer.startswith(("bottleneck", "decoder")) for layer in together)
+            controls = (loss_weights, high_frequency_emphasis) if is_decoded else None
+            opened = OpenedNetwork(model, together, controls, noise_level)
+            camera = _camera_class(row)(opened, list(opened.layers.values()))
+            camera.max_channels = max_channels
+            small = camera(image, [lambda seen: TARGETS[target].score(seen, region, band)])
+            for layer, cells in zip(opened.layers, small, strict=True):
+                maps[layer] = rescaled(enlarged(torch.from_numpy(cells), opened.strides[layer], image.shape[-2:]))
+    return {layer: maps[layer] for layer in layers}
 
 
-def _checked(target: str, layer: str, region: Tensor | None, image: Tensor, band) -> Tensor | None:
-    if TARGETS[target].of_tokens and not layer.startswith("vit"):
+def _checked(target: str, layers: Sequence[str], region: Tensor | None, image: Tensor, band) -> Tensor | None:
+    outside = [layer for layer in layers if not layer.startswith("vit")]
+    if TARGETS[target].of_tokens and outside:
         raise ValueError(
-            f"The target {target!r} does not depend on the layer {layer!r}: choose one of the ViT's, or another target."
+            f"The target {target!r} does not depend on the layer {outside[0]!r}: choose one of the ViT's, or another "
+            "target."
         )
     if not 0 <= band[0] < band[1]:
         raise ValueError(f"band={band} must be two frequencies in cycles per pixel, the lower one first.")
@@ -370,12 +367,6 @@ def _camera_class(row: Method) -> type:
         raise ImportError("Activation maps need pytorch-grad-cam: `pip install grad-cam`.") from error
     library_class = getattr(pytorch_grad_cam, row.library_class)
     return type(row.library_class, (row.adapted, library_class), {})
-
-
-def _enlarged(cells: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-    """(h, w), cells of `side` pixels from the upper left corner on -> (H, W), bilinear."""
-    pixels = F.interpolate(cells[None, None], scale_factor=side, mode="bilinear", align_corners=False)[0, 0]
-    return pixels[: size[0], : size[1]]
 
 
 def rescaled(values: Tensor) -> Tensor:

@@ -9,17 +9,9 @@ import pytest
 import torch
 
 from modeling import ViTUNetConfig, ViTUNetForImageDenoising
-from modeling.explain import (
-    KERNEL_CELLS,
-    METHODS,
-    TARGETS,
-    activation_map,
-    filtered,
-    kernel_principal_map,
-    layer_names,
-    principal_map,
-)
+from modeling.explain import METHODS, TARGETS, activation_map, activation_maps, filtered, layer_names
 from modeling.opened_network import OpenedNetwork
+from modeling.principal_maps import KERNEL_CELLS, kernel_principal_map, principal_map
 from tests.conftest import TINY_HYBRID, TINY_VIT, randomised, tiny_config
 
 LAYERS = ["vit.0", "vit.1", "vit", "encoder.0", "encoder.1", "encoder.2", "bottleneck", "decoder.1", "decoder.0"]
@@ -62,6 +54,18 @@ def test_every_method_shows_every_layer(network, image, method, layer):
     shown = activation_map(network, image, method, layer)
     assert shown.shape == image.shape[-2:] and shown.dtype == torch.float32
     assert shown.min() == 0 and shown.max() == 1 and shown.std() > 0.01
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("fixture", ["network", "hybrid"])
+def test_maps_of_several_layers_are_those_of_each(fixture, image, method, request):
+    model = request.getfixturevalue(fixture)
+    layers = [*layer_names(model)[::-1], "vit.0"]
+    maps = activation_maps(model, image, method, layers, "sharpness", max_channels=2)
+    assert list(maps) == layers[:-1] and list(activation_maps(model, image)) == layer_names(model)
+    for layer, shown in maps.items():
+        expected = activation_map(model, image, method, layer, "sharpness", max_channels=2)
+        torch.testing.assert_close(shown, expected, atol=2e-4, rtol=0, msg=layer)
 
 
 @pytest.mark.parametrize("method", ["eigencam", "kpca", "layercam"])
@@ -160,21 +164,23 @@ def test_a_regions_gradient_stays_within_reach(network):
 def test_gradients_of_an_inner_layer_are_those_of_a_common_change(fixture, image, request):
     """All windows' copies of a token move together; checked against a finite difference, frozen ViT or not."""
     model = request.getfixturevalue(fixture)
-    opened, seen = OpenedNetwork(model, "vit.0", (None, None), None), []
+    opened, seen = OpenedNetwork(model, ("vit.0",), (None, None), None), []
     opened.network.double()
-    opened.layer.register_forward_hook(lambda layer, inputs, tokens: seen.append(tokens))
+    opened.layers["vit.0"].register_forward_hook(lambda layer, inputs, tokens: seen.append(tokens))
 
     def change() -> torch.Tensor:
         return (opened(image[None].double())[0].restored - image).square().mean()
 
-    (gradient,) = torch.autograd.grad(change(), seen[0])
+    (unscaled,) = torch.autograd.grad(change(), seen[0])
+    gradient = opened.gradients["vit.0"]
     assert gradient.abs().max() == 1  # scaled, which leaves its direction
+    torch.testing.assert_close(gradient, unscaled / unscaled.abs().max())
     scales = []
     for seed in range(3):
         direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(seed)).double()
         values = []
         for step in (1e-6, -1e-6):
-            handle = opened.layer.register_forward_hook(
+            handle = opened.layers["vit.0"].register_forward_hook(
                 lambda layer, inputs, tokens, move=step * direction: tokens + move
             )
             values.append(change().item())
@@ -186,7 +192,7 @@ def test_gradients_of_an_inner_layer_are_those_of_a_common_change(fixture, image
 def test_opening_changes_nothing(network, image):
     expected = network(image[None]).reconstruction[0]
     for layer in LAYERS:
-        opened = OpenedNetwork(network, layer, (None, None), None)
+        opened = OpenedNetwork(network, (layer,), (None, None), None)
         torch.testing.assert_close(opened(image[None])[0].restored, expected, msg=layer)
         assert opened.network.decoder.output.weight.data_ptr() == network.decoder.output.weight.data_ptr()
 
@@ -260,7 +266,7 @@ def test_the_controls_act_where_features_are_decoded(network, image):
 
 
 def test_targets_of_tokens_need_no_decoding(network, image):
-    assert OpenedNetwork(network, "vit.0", None, None)(image[None])[0].restored is None
+    assert OpenedNetwork(network, ("vit.0",), None, None)(image[None])[0].restored is None
     for method in ("gradcam", "scorecam"):
         maps = [
             activation_map(network, image, method, "vit.0", "token_norm", loss_weights=weights, max_channels=2)

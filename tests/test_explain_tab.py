@@ -12,6 +12,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from interface.explain_tab import (
+    KEPT_MAPS,
     MAX_SIDE,
     Specimen,
     build_explain_tab,
@@ -25,7 +26,7 @@ from interface.explain_tab import (
 )
 from interface.pictures import centre, on_page, opened
 from modeling import ViTUNetForImageDenoising
-from modeling.explain import METHODS, activation_map, layer_names
+from modeling.explain import METHODS, activation_map, activation_maps, layer_names
 from tests.conftest import randomised, tiny_config
 
 BOX, BAND = (0.5, 0.5, 0.25), (0.25, 0.5)
@@ -41,19 +42,35 @@ def network():
 @pytest.fixture(scope="module")
 def specimen(network):
     noisy = torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(0))
-    return Specimen(noisy, partial(activation_map, network))
+    return Specimen(noisy, partial(activation_maps, network))
 
 
 def test_maps_are_those_of_the_network_and_made_once(specimen, network):
-    first = specimen.map("gradcam", "decoder.0", "region", BOX, BAND)
+    first = specimen.maps("gradcam", ("decoder.0",), "region", BOX, BAND)["decoder.0"]
     region = region_mask((48, 64), BOX)
     expected = activation_map(network, specimen.noisy, "gradcam", "decoder.0", "region", region=region)
-    assert torch.equal(first, expected) and specimen.map("gradcam", "decoder.0", "region", BOX, BAND) is first
+    assert torch.equal(first, expected)
+    again = specimen.maps("gradcam", ("vit", "decoder.0"), "region", BOX, BAND)
+    assert again["decoder.0"] is first and list(again) == ["vit", "decoder.0"]
+
+
+def test_the_oldest_maps_are_forgotten(network):
+    noisy, calls = torch.rand(3, 8, 8), []
+
+    def explain(noisy, method, layers, target, **options):
+        calls.append(layers)
+        return {layer: torch.zeros(8, 8) for layer in layers}
+
+    current = Specimen(noisy, explain)
+    for index in range(KEPT_MAPS + 1):
+        current.maps("eigencam", (str(index),), "sharpness", BOX, BAND)
+    current.maps("eigencam", (str(KEPT_MAPS), "0"), "sharpness", BOX, BAND)
+    assert len(current.made) == KEPT_MAPS and calls[-1] == ["0"]
 
 
 def test_an_error_reaches_the_page(specimen):
     with pytest.raises(gr.Error, match="does not depend on the layer"):
-        on_page(specimen.map)("gradcam", "decoder.0", "token_mean", BOX, BAND)
+        on_page(specimen.maps)("gradcam", ("decoder.0",), "token_mean", BOX, BAND)
 
 
 def test_figures_are_made_anew_when_the_photograph_or_the_setting_is_another(network, tmp_path):
@@ -61,9 +78,9 @@ def test_figures_are_made_anew_when_the_photograph_or_the_setting_is_another(net
     Image.fromarray(pixels).save(tmp_path / "0.png")
     photograph, bands = opened(str(tmp_path / "0.png"), 25), []
 
-    def explain(noisy, *choice, band, **options):
+    def explain(noisy, method, layers, target, band, **options):
         bands.append(band)
-        return torch.rand(noisy.shape[-2:])
+        return {layer: torch.rand(noisy.shape[-2:]) for layer in layers}
 
     with gr.Blocks(analytics_enabled=False) as app, gr.Tab("Explain") as tab:
         build_explain_tab(tab, explain, layer_names(network), [])
@@ -73,10 +90,10 @@ def test_figures_are_made_anew_when_the_photograph_or_the_setting_is_another(net
     assert page["examined"](photograph.with_noise(50), current) is not current
     setting = ["vit", "decoder.0", "gradcam", "band_energy", False, 0.4, 0.9, *BOX]
     picture, shown, *kept = page["draw"](photograph, current, None, *setting, 0.5, 0.25)
-    assert picture.endswith(".png") and kept == [current, photograph] and bands == [BAND, BAND]
-    assert page["draw"](photograph, current, shown, *setting, 0.5, 0.25)[0] == gr.skip() and len(bands) == 2
+    assert picture.endswith(".png") and kept == [current, photograph] and bands == [BAND]
+    assert page["draw"](photograph, current, shown, *setting, 0.5, 0.25)[0] == gr.skip() and len(bands) == 1
     page["draw"](photograph, current, shown, *setting, 0.3, 0.3)
-    assert bands[2] == (0.3, 0.31)  # never empty
+    assert bands[1] == (0.3, 0.31)  # never empty
     assert page["draw"](None, None, None, *setting, *BAND) == (None, None, None, None)
     with pytest.raises(gr.Error, match="after an hour: open it again"):
         page["draw"](None, None, shown, *setting, *BAND)
@@ -145,7 +162,7 @@ def page(browser, network, tmp_path_factory):
     with gr.Blocks() as app:
         gr.Tab("Other")
         with gr.Tab("Explain") as tab:
-            build_explain_tab(tab, partial(activation_map, network), layer_names(network), [folder / "0.png"])
+            build_explain_tab(tab, partial(activation_maps, network), layer_names(network), [folder / "0.png"])
     app.launch(prevent_thread_lock=True, quiet=True, server_port=None, allowed_paths=[str(folder)])
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.goto(app.local_url)

@@ -12,28 +12,30 @@ import torch
 from torch import Tensor
 
 from .losses import LOSS_TERMS
+from .spectra import kept_beside
 
 # Mean of the emphasis map's d over the spectrum of a large square image: (sqrt(2) + asinh(1)) / (3 sqrt(2)).
 MEAN_DISTANCE = (math.sqrt(2) + math.asinh(1)) / (3 * math.sqrt(2))
 
 
-def stack_loss_weights(
-    loss_weights: Mapping[str, float | Tensor], names: tuple[str, ...], batch_size: int, device: torch.device | str
-) -> Tensor:
+def stack_loss_weights(loss_weights: Mapping[str, float | Tensor], names: tuple[str, ...], batch_size: int) -> Tensor:
     """Weights by name -> (B, K, h, w) in the order of `names`, summing to 1 over K. Absent terms weigh 0.
 
-    A value is a number, a tensor (B,) or a map (B, 1, h, w); without maps h = w = 1. What lies on the CPU is checked
-    there: asking a busy accelerator for an answer would make every step wait for the one before.
+    A value is a number, a tensor (B,) or a map (B, 1, h, w); without maps h = w = 1. What lies on the CPU stays there:
+    asking a busy accelerator for an answer would make every step wait for the one before.
     """
     unknown = sorted(set(loss_weights) - set(names))
     if unknown:
         raise ValueError(f"Unknown loss terms {unknown}: this network knows {list(names)}.")
-    values = [torch.as_tensor(loss_weights.get(name, 0.0), dtype=torch.float32) for name in names]
-    home = next((value.device for value in values if value.device.type != "cpu"), torch.device("cpu"))
-    columns = [
-        per_image_map(value.to(home), batch_size, f"loss weight {name!r}")
-        for name, value in zip(names, values, strict=True)
-    ]
+    tensors = [value for value in loss_weights.values() if isinstance(value, Tensor)]
+    home = next((value.device for value in tensors if value.device.type != "cpu"), torch.device("cpu"))
+    columns = []
+    for name in names:
+        value = loss_weights.get(name, 0.0)
+        if isinstance(value, int | float):
+            value = torch.full((), value, dtype=torch.float32, device=home)
+        value = torch.as_tensor(value, dtype=torch.float32).to(home)
+        columns.append(per_image_map(value, batch_size, f"loss weight {name!r}"))
     height = max(column.shape[-2] for column in columns)
     width = max(column.shape[-1] for column in columns)
     for name, column in zip(names, columns, strict=True):
@@ -41,11 +43,11 @@ def stack_loss_weights(
             raise ValueError(f"The map of {name!r} is {tuple(column.shape[-2:])}, another is {(height, width)}.")
     stacked = torch.cat([column.expand(-1, -1, height, width) for column in columns], dim=1)
     total = stacked.sum(1, keepdim=True)
-    if not bool(torch.isfinite(stacked).all()) or bool((stacked < 0).any()):
+    if not holds(torch.isfinite(stacked) & (stacked >= 0)):
         raise ValueError(f"Loss weights must be finite and not negative, got {_described(loss_weights)}.")
-    if bool((total <= 0).any()):
+    if not holds(total > 0):
         raise ValueError(f"Loss weights sum to 0: give at least one of {list(names)} a positive weight.")
-    return (stacked / total).to(device, non_blocking=True)
+    return stacked / total
 
 
 def balanced_weights(weights: Tensor, high_frequency_emphasis: Tensor, names: tuple[str, ...], config) -> Tensor:
@@ -56,14 +58,23 @@ def balanced_weights(weights: Tensor, high_frequency_emphasis: Tensor, names: tu
     ones. The pixel term gets `config.fidelity_share` of the others' weights beside its own.
     """
 
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values)[:, None, None].to(weights)
-
-    emphasised = column([MEAN_DISTANCE * LOSS_TERMS[name].emphasised for name in names])
-    strengths = column([config.loss_strengths.get(name, 1.0) for name in names])
-    weights = weights + column([config.fidelity_share * (name == "pixel") for name in names]) * (1 - weights)
+    emphasised = _column(weights, *(MEAN_DISTANCE * LOSS_TERMS[name].emphasised for name in names))
+    strengths = _column(weights, *(config.loss_strengths.get(name, 1.0) for name in names))
+    weights = weights + _column(weights, *(config.fidelity_share * (name == "pixel") for name in names)) * (1 - weights)
     balanced = weights / strengths * (1 + high_frequency_emphasis * emphasised)
     return balanced / balanced.sum(1, keepdim=True)
+
+
+@kept_beside
+def _column(*values: float) -> Tensor:
+    """(K, 1, 1)"""
+    return torch.tensor(values)[:, None, None]
+
+
+def holds(condition: Tensor) -> bool:
+    """Whether a condition holds everywhere. While a CUDA graph is recorded there are no values yet to ask for."""
+    recording = condition.is_cuda and torch.cuda.is_current_stream_capturing()
+    return recording or bool(condition.all())
 
 
 def per_image_map(value: Tensor, batch_size: int, what: str) -> Tensor:

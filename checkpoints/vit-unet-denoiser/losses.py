@@ -22,13 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .spectra import amplitude_spectrum, half_overlapping_tiles, hann_window, plane_mean, spectrum
+from .spectra import amplitude_spectrum, half_overlapping_tiles, hann_window, kept_beside, plane_mean, spectrum
 from .wavelets import unscaled_wavelet_bands
 
 # The first post divides an unnormalised transform by 1000. For its 224x224 images that equals the orthonormal transform
 # times 0.224; with the orthonormal transform the number no longer depends on the size of the image.
 AMPLITUDE_SCALE = 0.224
 SHARPNESS_SCALE = 1.0 / 1000.0
+
+_hann_window = kept_beside(hann_window)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -76,7 +78,7 @@ def windowed_amplitude(
     (pixels) is one window of its own size.
     """
     height, width = (min(window_size, side) for side in prediction.shape[-2:])
-    window = hann_window(height, width).to(prediction)
+    window = _hann_window(prediction, height, width)
     total, count = 0.0, 0
     for predicted, true in zip(
         half_overlapping_tiles(prediction, height, width), half_overlapping_tiles(target, height, width), strict=True

@@ -21,7 +21,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageSuperResolutionOutput
 
 from .configuration_vit_unet import ViTUNetConfig
-from .loss_weights import balanced_weights, per_image_map, stack_loss_weights
+from .loss_weights import balanced_weights, holds, per_image_map, stack_loss_weights
 from .losses import TRAINABLE_TERMS, WeightedCriterion
 from .unet import UNetDecoder, UNetEncoder, on_finest_grid, receptive_field
 from .vit_features import ViTFeatures, reflect_pad
@@ -279,16 +279,16 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         if high_frequency_emphasis is None:
             high_frequency_emphasis = self.config.high_frequency_emphasis
         loss_weights = {name: _without_extent(weight) for name, weight in loss_weights.items()}
-        weights = stack_loss_weights(loss_weights, names, batch_size, device)
+        weights = stack_loss_weights(loss_weights, names, batch_size)
         emphasis = torch.as_tensor(_without_extent(high_frequency_emphasis), dtype=torch.float32)
         emphasis = per_image_map(emphasis, batch_size, "high-frequency emphasis")
         maximum = self.config.max_high_frequency_emphasis
-        if not bool(((emphasis >= 0) & (emphasis <= maximum)).all()):
+        if not holds((emphasis >= 0) & (emphasis <= maximum)):
             raise ValueError(f"high_frequency_emphasis must lie in [0, {maximum}], got {high_frequency_emphasis}.")
-        weights, emphasis = _on_one_grid(weights, emphasis.to(device, non_blocking=True))
+        weights, emphasis = _on_one_grid(weights, emphasis.to(weights.device))
         if self.config.loss_balance == "log":
             weights = balanced_weights(weights, emphasis, names, self.config)
-        return weights, emphasis
+        return weights.to(device, non_blocking=True), emphasis.to(device, non_blocking=True)
 
     def _noise_input(self, noise_level: float | Tensor | None, pixel_values: Tensor) -> Tensor | None:
         """(B, 2, h, w): the level and 0, or 0 and 1 where it is unknown."""
@@ -298,10 +298,11 @@ class ViTUNetForImageDenoising(PreTrainedModel):
             return None
         level = float("nan") if noise_level is None else _without_extent(noise_level)
         level = per_image_map(torch.as_tensor(level, dtype=torch.float32), len(pixel_values), "noise_level")
-        if bool((level < 0).any()) or bool(level.isinf().any()):
+        if not holds(level.isnan() | (level >= 0) & level.isfinite()):
             raise ValueError(f"noise_level must not be negative or infinite, got {noise_level}.")
         unknown = level.isnan()
-        return torch.cat([level.nan_to_num(0.0), unknown.to(level.dtype)], dim=1).to(pixel_values)
+        known = torch.cat([level.nan_to_num(0.0), unknown.to(level.dtype)], dim=1)
+        return known.to(pixel_values.device, pixel_values.dtype, non_blocking=True)
 
     def _check_image(self, pixel_values: Tensor) -> None:
         channels = self.config.num_channels
@@ -315,8 +316,8 @@ class ViTUNetForImageDenoising(PreTrainedModel):
 
 def _without_extent(control: float | Tensor) -> float | Tensor:
     """A map that is the same all over, without its extent: it must give the vector's picture to the last bit."""
-    if isinstance(control, Tensor) and control.ndim == 4 and bool((control == control[..., :1, :1]).all()):
-        return control[..., :1, :1]
+    if isinstance(control, Tensor) and control.ndim == 4 and control[0, 0].numel() > 1:
+        return control[..., :1, :1] if bool((control == control[..., :1, :1]).all()) else control
     return control
 
 

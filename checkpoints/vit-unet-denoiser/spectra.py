@@ -9,12 +9,30 @@ Letters in shapes: B images, C channels, H x W pixels, h x w a window.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, wraps
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+
+def kept_beside(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A constant of a few numbers -> `constant(like, *numbers)`: on the device and in the type of `like`, made once.
+
+    Copying it from the CPU each time would make an accelerator finish all that it was given first.
+    """
+
+    @lru_cache(maxsize=32)
+    def made(device: torch.device, dtype: torch.dtype, *numbers: float) -> Tensor:
+        with torch.inference_mode(False):  # so that whoever asks next may need its gradient
+            return function(*numbers).to(device, dtype)
+
+    @wraps(function)
+    def constant(like: Tensor, *numbers: float) -> Tensor:
+        return made(like.device, like.dtype, *numbers)
+
+    return constant
 
 
 def multiplicity(width: int) -> Tensor:
@@ -24,6 +42,9 @@ def multiplicity(width: int) -> Tensor:
     if width % 2 == 0:
         columns[-1] = 1.0
     return columns
+
+
+_multiplicity = kept_beside(multiplicity)
 
 
 def spectrum(image: Tensor) -> Tensor:
@@ -52,7 +73,7 @@ class _Amplitude(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> Tensor:
         transformed, amplitude = ctx.saved_tensors
         # The inverse transform counts a column as often as it stands for others; the gradient counts it once.
-        once = gradient / (amplitude * multiplicity(ctx.size[-1]).to(amplitude))
+        once = gradient / (amplitude * _multiplicity(amplitude, ctx.size[-1]))
         return torch.fft.irfft2(transformed * once, s=ctx.size, norm="ortho")
 
 
@@ -61,7 +82,7 @@ def amplitude_spectrum(image: Tensor) -> Tensor:
     return _Amplitude.apply(image)
 
 
-@lru_cache(maxsize=32)
+@kept_beside
 def _half_plane_weights(height: int, width: int) -> Tensor:
     """(2, H, W//2 + 1): weights that turn a sum over the half plane into a mean over the full plane.
 
@@ -78,7 +99,7 @@ def _half_plane_weights(height: int, width: int) -> Tensor:
 
 def plane_mean(values: Tensor, high_frequency_emphasis: float | Tensor, height: int, width: int) -> Tensor:
     """Mean of (1 + g d) * values over the full H x W plane. (B, H, W//2 + 1) -> (B,); g a number or (B,)."""
-    weights = _half_plane_weights(height, width).to(values)
+    weights = _half_plane_weights(values, height, width)
     plain, distance = torch.einsum("bhw,khw->kb", values, weights)
     return plain + torch.as_tensor(high_frequency_emphasis, device=values.device, dtype=values.dtype) * distance
 

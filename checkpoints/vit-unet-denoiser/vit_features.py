@@ -88,7 +88,10 @@ class ViTFeatures(nn.Module):
         rows, columns = (max(1, math.ceil((length - size) / step) + 1) for length in (height, width))
         padded_height, padded_width = size + step * (rows - 1), size + step * (columns - 1)
 
-        mean, std = (torch.tensor(v).to(pixel_values)[:, None, None] for v in (self.image_mean, self.image_std))
+        mean, std = (
+            torch.cat([pixel_values.new_full((1, 1, 1), value) for value in values])
+            for values in (self.image_mean, self.image_std)
+        )
         blend = torch.sin(math.pi * (torch.arange(side, device=pixel_values.device) + 0.5) / side).square()
         blend = torch.outer(blend, blend).flatten().to(pixel_values)  # (n n,)
         lines, along = (
