@@ -120,10 +120,8 @@ def gallery_panels(seen: Specimen, strengths: dict[str, float]) -> Image.Image:
 
 def spectrum_panels(seen: Specimen, name: str, strength: float, emphasis: float) -> Image.Image:
     """Amplitude and phase of both spectra, centred, and their amplitude difference under the emphasis map."""
-    spectra = [
-        torch.fft.fftshift(torch.fft.fft2(image[0, 0], norm="ortho"))
-        for image in (seen.image, seen.distorted(name, strength))
-    ]
+    pair = torch.cat([seen.image, seen.distorted(name, strength)])[:, 0]
+    spectra = torch.fft.fftshift(torch.fft.fft2(pair, norm="ortho"), dim=(-2, -1))
     weights = emphasis_map(*spectra[0].shape, emphasis)
     difference = (spectra[0].abs() - spectra[1].abs()).abs() * weights
 
@@ -244,14 +242,13 @@ def ring_panels(thickness: float, kernel: float) -> tuple[Image.Image, str]:
     return picture, f"Mean absolute difference of the unnormalised amplitudes: **{difference:.4f}**"
 
 
-def sharpness_panels(seen: Specimen, window: float) -> tuple[Image.Image, Image.Image]:
-    """The window scores over the image, and their sorted curve: what `regional_sharpness` compares."""
-    scores = sharpness_scores(seen.image, int(window))[0]
+def sharpness_panels(seen: Specimen, scores: Tensor) -> Image.Image:
+    """The scores of its windows (rows, columns) over the image."""
     height, width = seen.image.shape[-2:]
     spread = F.interpolate(scores[None, None], size=(height, width), mode="nearest")[0, 0]
     limits = (0.0, round_number_above(scores.max().item()))
     frame = {"extent": (0, width, height, 0), "axes": ("pixels", "pixels"), "limits": limits}
-    picture = panels(
+    return panels(
         [
             Panel("image", thinned(seen.image[0, 0]), limits=(0, 1)),
             Panel("sharpness of each window", thinned(spread), "score", "inferno", **frame),
@@ -259,14 +256,12 @@ def sharpness_panels(seen: Specimen, window: float) -> tuple[Image.Image, Image.
         columns=2,
         size=4.2,
     )
-    ordered = scores.flatten().sort(descending=True).values
-    return picture, charts(
-        [
-            Chart(
-                "Scores in descending order", {"score": (range(len(ordered)), ordered)}, ("rank of the window", "score")
-            )
-        ]
-    )
+
+
+def sorted_chart(scores: Tensor) -> Image.Image:
+    """What `regional_sharpness` compares."""
+    curve = {"score": (range(scores.numel()), scores.flatten().sort(descending=True).values)}
+    return charts([Chart("Scores in descending order", curve, ("rank of the window", "score"))])
 
 
 def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
@@ -335,8 +330,13 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
         return files.file(spectrum_panels(current, name, known[name], g)) if name in known else None
 
     @on_page
+    def sharpness_of(current, side):
+        return sharpness_scores(there(current).image, int(side))[0]
+
     def draw_sharpness(current, side):
-        return [files.file(picture) for picture in sharpness_panels(there(current), side)]
+        scores = sharpness_of(current, side)
+        yield files.file(sharpness_panels(current, scores)), gr.skip()
+        yield gr.skip(), files.file(sorted_chart(scores))
 
     def draw_surfaces(weight):
         return files.file(surface_panels(weight))

@@ -145,7 +145,7 @@ def test_an_overlay_leaves_the_image_where_the_map_is_zero():
 
 
 def test_figures_are_drawn(specimen, network):
-    maps = {layer: specimen.map("eigencam", layer, "restoration_change", BOX, BAND) for layer in layer_names(network)}
+    maps = specimen.maps("eigencam", layer_names(network), "restoration_change", BOX, BAND)
     one = map_figure(specimen.noisy, {"ViT, vit": maps["vit"]}, None)
     two = map_figure(specimen.noisy, {"ViT, vit": maps["vit"], "U-Net, decoder.0": maps["decoder.0"]}, (5, 6, 30, 40))
     assert two.height == 2 * one.height and two.width == one.width
