@@ -161,7 +161,7 @@ def train(arguments: TrainingArguments) -> None:
     if arguments.cuda_graph and (accelerator.device.type != "cuda" or accelerator.num_processes > 1):
         raise ValueError(
             f"cuda_graph needs one process on a CUDA device; here are {accelerator.num_processes} on "
-            f"{accelerator.device}."
+            f"{accelerator.device}: set it to false."
         )
     set_seed(arguments.seed)
     torch.backends.cudnn.benchmark = bool(arguments.crop_size)  # crops of one size: try once which kernels are fast
