@@ -200,7 +200,7 @@ def test_pictures_that_were_just_asked_for_stay(tmp_path):
 def test_the_restorer_takes_large_images_in_tiles_and_keeps_nothing_of_them(model):
     noisy = torch.rand(3, 70, 66)
     whole, restorer = Restorer(model), Restorer(model, cached_pixels=64 * 64)
-    whole.in_bf16 = False
+    whole.in_bf16 = restorer.in_bf16 = False
     expected = whole(noisy, {"wavelet": 1.0}, 0.0, 0.1)
     torch.testing.assert_close(restorer(noisy, {"wavelet": 1.0}, 0.0, 0.1), expected)
     assert not restorer.encoded
@@ -224,12 +224,13 @@ def test_the_restorer_encodes_an_image_once(model):
     assert len(restorer.encoded) == 2
 
 
-def test_bf16_is_less_than_a_step_of_8_bits_away():
+@pytest.mark.parametrize("cached_pixels", [128 * 128, 0], ids=["whole", "in tiles"])
+def test_bf16_is_less_than_a_step_of_8_bits_away(cached_pixels):
     shipped = ViTUNetForImageDenoising.from_pretrained(ROOT / "checkpoints" / "vit-unet-denoiser").eval()
     clean = read_photograph(str(ROOT / "examples" / "rock023.png"))[:, :128, :128]
     noisy, pictures = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), []
     for in_bf16 in (False, True):
-        restorer = Restorer(shipped)
+        restorer = Restorer(shipped, cached_pixels)
         restorer.in_bf16 = in_bf16
         pictures.append(restorer(noisy, {"wavelet": 1.0}, 0.0, None))
     difference = (pictures[0] - pictures[1]).square().mean().sqrt().item()

@@ -23,8 +23,9 @@ class DeviceBatches:
 
     Args:
         maker: seed, crop sizes by sample, and the distribution of losses.
+        images: all of them are decoded and kept on the device, 3 bytes a pixel.
         noise_levels: lowest and highest, in units of the [0, 1] range; each image draws its own, uniformly.
-        samples_per_batch: of all processes together; numbers the samples.
+        process, processes: which of how many this one is.
     """
 
     def __init__(
