@@ -1,22 +1,27 @@
-"""Takes a constant stripe out of a trained network.
+"""Takes a constant stripe out of a trained network, and evens out the travel of its sliders.
 
-    python -m training.calibrate --model checkpoints/vit-unet-denoiser --dataset FOLDER --output runs/calibrated
+    python -m training.calibrate --model runs/mine/model --dataset FOLDER --output runs/calibrated \
+        --loss_strengths '{"regional_sharpness": 12, "wavelet": 2}'
 
 A network that writes its pixels in blocks (`pixel_unshuffle`) has a bias for each place in a block. If they differ by a
 twentieth of a grey level, no loss notices and no eye does, but the spectrum of every picture has the same sharp peaks.
 What the errors on some noisy photographs have in common at each place is subtracted from these biases.
+
+The longer a network was trained, the sooner a term has its way with a picture. The network is told what the loss weighs,
+which is a weight over its term's strength: another strength is another travel of the slider, over the same pictures.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from modeling import ViTUNetForImageDenoising
+from modeling import ViTUNetConfig, ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
 from modeling.image_files import photographs, read_photograph
 
@@ -57,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True, help="folder of clean images that are not for testing")
     parser.add_argument("--output", required=True, help="folder for the calibrated model")
     parser.add_argument("--noise_level", type=float, nargs="+", default=[15, 25, 50], help="of 255")
+    parser.add_argument("--loss_strengths", type=json.loads, help="of the saved config, JSON; default: as they are")
     parser.add_argument("--limit", type=int, default=100, help="so many images, spread over the folder")
     arguments = parser.parse_args(argv)
 
@@ -73,6 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     before = stripe(model, images, levels)
     remove_stripe(model, before)
     after = stripe(model, images, levels)
+    if arguments.loss_strengths is not None:
+        model.config.loss_strengths = ViTUNetConfig(loss_strengths=arguments.loss_strengths).loss_strengths  # checked
     model.save_pretrained(arguments.output)
     if (processor := Path(arguments.model) / "preprocessor_config.json").is_file():
         shutil.copy(processor, arguments.output)
