@@ -7,8 +7,8 @@ A network that writes its pixels in blocks (`pixel_unshuffle`) has a bias for ea
 twentieth of a grey level, no loss notices and no eye does, but the spectrum of every picture has the same sharp peaks.
 What the errors on some noisy photographs have in common at each place is subtracted from these biases.
 
-The longer a network was trained, the sooner a term has its way with a picture. The network is told what the loss weighs,
-which is a weight over its term's strength: another strength is another travel of the slider, over the same pictures.
+The longer a network was trained, the sooner a term has its way with a picture. The network is told what the loss
+weighs, a weight over its term's strength: another strength is another travel of the slider, over the same pictures.
 """
 
 from __future__ import annotations
