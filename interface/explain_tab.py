@@ -50,7 +50,8 @@ class Specimen:
     def maps(self, method: str, layers: Sequence[str], target: str, box: Box, band: Band) -> dict[str, Tensor]:
         """By layer, (H, W) each."""
         keys = {layer: (method, layer, target, box, band) for layer in layers}
-        found = {layer: self.made[key] for layer, key in keys.items() if key in self.made}
+        # The figure and the strip are made in two threads.
+        found = {layer: made for layer, key in keys.items() if (made := self.made.get(key)) is not None}
         missing = [layer for layer in layers if layer not in found]
         if missing:
             region = region_mask(self.noisy.shape[-2:], box) if target == "region" else None

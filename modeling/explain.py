@@ -104,8 +104,9 @@ class _Own:
 
     def compute_cam_per_layer(self, input_tensor, targets, eigen_smooth):
         # The library notes gradients as they come, which is not in the order of the layers where paths part.
-        gradients = self.model.gradients
-        self.activations_and_grads.gradients = [gradients[name] for name in self.model.layers if name in gradients]
+        if self.uses_gradients:
+            gradients = self.model.gradients
+            self.activations_and_grads.gradients = [gradients[name] for name in self.model.layers]
         return super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
 
     def aggregate_multi_layers(self, cam_per_target_layer):

@@ -74,12 +74,17 @@ class OpenedNetwork(nn.Module):
             height, width = pixel_values.shape[-2:]
             stride = self.network.config.stride
             self.network.vit_features(reflect_pad(pixel_values, height + -height % stride, width + -width % stride))
-            return [Seen(*image) for image in zip(pixel_values, restored, self.tokens, strict=True)]
+            return [Seen(*image) for image in zip(pixel_values, restored, self._take_tokens(), strict=True)]
         encoded = self.network.encode(pixel_values, self.noise_level)
         if self.controls is not None or self.parts & {"bottleneck", "decoder"}:
             restored = self.network.decode(encoded, *(self.controls or (None, None)))
-        tokens = [None] * len(pixel_values) if self.tokens is None else self.tokens
+        tokens = [None] * len(pixel_values) if self.tokens is None else self._take_tokens()
         return [Seen(*image) for image in zip(pixel_values, restored, tokens, strict=True)]
+
+    def _take_tokens(self) -> Tensor:
+        # Kept, they would keep their graph, whose hooks know this network: a circle that Python does not see through.
+        tokens, self.tokens = self.tokens, None
+        return tokens
 
     def _through(self, name: str, features: Tensor) -> Tensor:
         """(B, C, h, w) -> the same, with a gradient from here on; channels are ablated where `scale` is set."""

@@ -6,11 +6,13 @@ import json
 import shutil
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from modeling.degradations import Noise
+from modeling.vit_features import reflect_pad
 from training.data import ImageStore, SampleMaker, TrainingSamples, collate, image_index, load_images, validation_images
 from training.device_data import DeviceBatches
 from training.loss_sampling import LossSampler
@@ -181,6 +183,24 @@ def test_a_stream_goes_on_where_it_stopped(image_folder):
         for name, value in item.items():
             assert torch.equal(value.nan_to_num(-1.0), expected[name].nan_to_num(-1.0)), name
     assert not torch.equal(whole[0]["labels"], whole[6]["labels"])
+
+
+def test_crops_on_the_device_are_cut_from_their_images(tmp_path):
+    """Images of several sizes, one of them smaller than the crop, mirrored and transposed or not."""
+    noise = np.random.default_rng(0)
+    for index, (width, height) in enumerate([(50, 44), (41, 60), (20, 30)]):
+        Image.fromarray(noise.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(tmp_path / f"{index}.png")
+    store = ImageStore(load_images(str(tmp_path)))
+    made = DeviceBatches(maker(), store, (0.0, 0.1), 6, 0, 1, torch.device("cpu"))
+    places = torch.tensor([[0.0, 0.0, 1, 1], [0.99, 0.5, 0, 1], [0.3, 0.99, 1, 0], [0.6, 0.2, 0, 0]]).repeat(3, 1)
+    chosen = torch.arange(3).repeat_interleave(4)
+    crops = made._crops(chosen, 40, places)
+    for index, (down, along, mirror, transpose), crop in zip(chosen.tolist(), places.tolist(), crops, strict=True):
+        image = reflect_pad(store[index], max(40, store[index].shape[1]), max(40, store[index].shape[2]))
+        top, left = int(down * (image.shape[1] - 39)), int(along * (image.shape[2] - 39))
+        expected = image[:, top : top + 40, left : left + 40].float() / 255
+        expected = expected.flip(-1) if mirror < 0.5 else expected
+        assert torch.equal(crop, expected.transpose(1, 2) if transpose < 0.5 else expected)
 
 
 def test_batches_made_on_the_device(image_folder):

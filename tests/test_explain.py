@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -187,6 +189,18 @@ def test_gradients_of_an_inner_layer_are_those_of_a_common_change(fixture, image
             handle.remove()
         scales.append((values[0] - values[1]) / (gradient * direction).sum().item())
     assert scales == pytest.approx([scales[0]] * 3, rel=1e-4) and scales[0] > 0
+
+
+@pytest.mark.parametrize("layer", ["vit.0", "vit", "decoder.0"])
+def test_an_opened_network_is_not_kept(network, image, layer):
+    """Graphs hold hooks, and hooks a network: a circle through them would never be collected."""
+    opened = OpenedNetwork(network, (layer,), (None, None), None)
+    seen = opened(image[None])[0]
+    seen.restored.mean().backward()
+    watched = weakref.ref(opened)
+    del opened, seen
+    gc.collect()
+    assert watched() is None
 
 
 def test_opening_changes_nothing(network, image):

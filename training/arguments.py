@@ -190,10 +190,13 @@ class TrainingArguments:
             wrong = {
                 "mixed_precision fp16": self.mixed_precision == "fp16",
                 "gradient_accumulation_steps": self.gradient_accumulation_steps > 1,
+                "map_probability": self.map_probability,
+                "sample_losses false": not self.sample_losses,
+                "data_on_device false": not self.data_on_device,
             }
             if any(wrong.values()):
                 raise ValueError(
-                    "A step that is one CUDA graph takes no decisions: leave out "
+                    "A step that is one CUDA graph finds everything on the device and takes no decisions: leave out "
                     f"{', '.join(name for name, given in wrong.items() if given)}."
                 )
         if self.noisy_column and self.noise:

@@ -52,5 +52,7 @@ def save_checkpoint(
 def load_checkpoint(accelerator: Accelerator, folder: Path, ema: nn.Module) -> dict:
     """Restores what `save_checkpoint` saved -> its `progress`."""
     accelerator.load_state(str(folder))
-    ema.load_state_dict(load_file(folder / "ema.safetensors"))
+    averaged = load_file(folder / "ema.safetensors")
+    averaged.pop("n_averaged", None)  # of runs that were begun when torch's AveragedModel held the weights
+    ema.load_state_dict({name.removeprefix("module."): value for name, value in averaged.items()})
     return json.loads((folder / "progress.json").read_text())

@@ -23,7 +23,8 @@ class DeviceBatches:
 
     Args:
         maker: seed, crop sizes by sample, and the distribution of losses.
-        images: all of them are decoded and kept on the device, 3 bytes a pixel.
+        images: all of them are decoded and kept on the device, 3 bytes a pixel. Those that are smaller than the largest
+            crop of the run are extended by reflection.
         noise_levels: lowest and highest, in units of the [0, 1] range; each image draws its own, uniformly.
         process, processes: which of how many this one is.
     """
@@ -43,13 +44,14 @@ class DeviceBatches:
         self.maker, self.noise_levels, self.batch_size = maker, noise_levels, batch_size
         self.first, self.last, self.device, self.process, self.processes = first, last, device, process, processes
         largest = max(maker.crop_sizes.values())
-        extended = []
+        rows, sizes = [], []
         for index in range(len(images)):
             image = first_readable(index, images)[1]
-            extended.append(reflect_pad(image, max(largest, image.shape[-2]), max(largest, image.shape[-1])))
-        # One long row of pixels, so that a batch is a single gather.
-        self.pixels = torch.cat([image.flatten() for image in extended]).to(device)
-        self.sizes = torch.tensor([image.shape[-2:] for image in extended])  # (N, 2)
+            image = reflect_pad(image, max(largest, image.shape[-2]), max(largest, image.shape[-1]))
+            rows.append(image.flatten().to(device))
+            sizes.append(image.shape[-2:])
+        self.pixels = torch.cat(rows)  # in one row, so that a batch is a single gather
+        self.sizes = torch.tensor(sizes)  # (N, 2)
         lengths = 3 * self.sizes.prod(1)
         self.starts = lengths.cumsum(0) - lengths  # (N,)
 

@@ -17,6 +17,8 @@ STEPS_BEFORE = 3  # taken as usual, so that whatever happens once (compiling, ch
 class GraphedStep:
     """`step(batch) -> results`, for a step that waits for nothing on the CPU: forward, backward and optimiser.
 
+    Batches of other shapes than the last one's are recorded anew.
+
     Args:
         step: takes and returns tensors by name. What it returns is overwritten by the next step.
         optimizer: its learning rates become tensors, since numbers would be part of the recording.
@@ -30,26 +32,28 @@ class GraphedStep:
         device: torch.device,
     ) -> None:
         self.step, self.optimizer, self.device = step, optimizer, device
-        self.inputs: dict[tuple, dict[str, Tensor]] = {}
-        self.calls: dict[tuple, int] = {}
-        self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]] = {}
+        self.shapes: dict[str, torch.Size] = {}  # of the last batch, by name
+        self.inputs: dict[str, Tensor] = {}
+        self.steps = 0  # of these shapes
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.results: dict[str, Tensor] = {}
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        shapes = tuple((name, tuple(value.shape)) for name, value in batch.items())
-        if shapes not in self.inputs:
+        shapes = {name: value.shape for name, value in batch.items()}
+        if shapes != self.shapes:
+            self.shapes, self.steps, self.graph, self.results = shapes, 0, None, {}
+            self.inputs = {name: torch.empty_like(value, device=self.device) for name, value in batch.items()}
             self._adapt_optimizer()
-            self.inputs[shapes] = {name: torch.empty_like(value, device=self.device) for name, value in batch.items()}
-        for name, value in self.inputs[shapes].items():
+        for name, value in self.inputs.items():
             value.copy_(batch[name], non_blocking=True)
 
-        self.calls[shapes] = self.calls.get(shapes, 0) + 1
-        if self.calls[shapes] <= STEPS_BEFORE:
-            return self._on_a_stream_of_its_own(shapes)
-        if shapes not in self.graphs:
-            self.graphs[shapes] = self._recorded(shapes)
-        graph, results = self.graphs[shapes]
-        graph.replay()
-        return results
+        self.steps += 1
+        if self.steps <= STEPS_BEFORE:
+            return self._on_a_stream_of_its_own()
+        if self.graph is None:
+            self.graph, self.results = self._recorded()
+        self.graph.replay()
+        return self.results
 
     def _adapt_optimizer(self) -> None:
         for group in self.optimizer.param_groups:
@@ -57,18 +61,18 @@ class GraphedStep:
             if "capturable" in group:  # AdamW wants to be asked
                 group["capturable"] = True
 
-    def _on_a_stream_of_its_own(self, shapes: tuple) -> dict[str, Tensor]:
+    def _on_a_stream_of_its_own(self) -> dict[str, Tensor]:
         current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
-            results = self.step(self.inputs[shapes])
+            results = self.step(self.inputs)
         current.wait_stream(stream)
         return results
 
-    def _recorded(self, shapes: tuple) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
+    def _recorded(self) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            results = self.step(self.inputs[shapes])
+            results = self.step(self.inputs)
         return graph, results
 
 

@@ -23,7 +23,7 @@ from training.arguments import TrainingArguments, parse_arguments
 from training.batches import Data
 from training.data import load_images
 from training.optimizers import build_optimizer
-from training.train import build_accelerator, build_model, train, training_step
+from training.train import build_accelerator, build_model, compile_parts, step_function, train
 
 ROUNDS, STEPS, LONGEST = 3, 40, 400
 
@@ -34,21 +34,16 @@ def bare_images_per_second(arguments: TrainingArguments) -> float:
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if arguments.compile:
-        model.compile()
+        compile_parts(model)
     optimizer = build_optimizer(arguments.optimizer, model, arguments.learning_rate, arguments.weight_decay)
     batch = next(iter(Data(arguments, model.config, arguments.batch_size).batches(accelerator, 0)))
     model, optimizer = accelerator.prepare(model, optimizer)
-    config = accelerator.unwrap_model(model).config
-    balance = arguments.grid_penalty, arguments.level_gradients
+    step_on = step_function(accelerator, model, optimizer, accelerator.unwrap_model(model).config, arguments)
     for step in range(STEPS + 10):
         if step == 10:  # the first are slower
             _finish(accelerator.device)
             start = time.perf_counter()
-        loss, _ = training_step(model, batch, config, arguments.channels_last, *balance)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        step_on(batch)
     _finish(accelerator.device)
     return STEPS * arguments.batch_size / (time.perf_counter() - start)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -57,6 +58,12 @@ def build_model(arguments: TrainingArguments, device: torch.device) -> ViTUNetFo
     return model
 
 
+def compile_parts(model: ViTUNetForImageDenoising) -> None:
+    """What lies between the parts looks at values, which would cut a graph of the whole."""
+    for part in model.children():
+        part.compile()
+
+
 def learning_rate(step: int, arguments: TrainingArguments) -> float:
     """Linear warm-up, then a cosine to 0: a function of the step alone."""
     if step < arguments.warmup_steps:
@@ -74,6 +81,8 @@ def ema_decay(step: int, arguments: TrainingArguments) -> float:
 def update_average(average: ViTUNetForImageDenoising, model: ViTUNetForImageDenoising, decay: float) -> None:
     """Moves the averaged weights towards the model's. (`AveragedModel` asks the device for its count at every step.)"""
     get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), None)
+    for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(buffer)
 
 
 def training_step(
@@ -113,6 +122,26 @@ def training_step(
         pull = (restored * gradient / (len(gradient) * lengths.clamp_min(1e-12))).sum()
         loss = loss.detach() + (pull - pull.detach())  # the value of one, the gradient of the other
     return loss, terms
+
+
+def step_function(
+    accelerator: Accelerator, model, optimizer, config: ViTUNetConfig, arguments: TrainingArguments
+) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Forward, backward and optimiser: a batch -> loss, raw terms and, after the last part of a step, gradient norm."""
+
+    def step_on(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        settings = arguments.channels_last, arguments.grid_penalty, arguments.level_gradients
+        with accelerator.accumulate(model):
+            loss, terms = training_step(model, batch, config, *settings)
+            results = {"loss": loss.detach(), **terms}
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                results["gradient_norm"] = accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        return results
+
+    return GraphedStep(step_on, optimizer, accelerator.device) if arguments.cuda_graph else step_on
 
 
 @torch.no_grad()
@@ -176,8 +205,7 @@ def train(arguments: TrainingArguments) -> None:
     model.train()
     ema = copy.deepcopy(model).to(accelerator.device).eval().requires_grad_(False)
     if arguments.compile:
-        for part in model.children():  # what lies between them looks at values, which would cut the graph
-            part.compile()
+        compile_parts(model)
     optimizer = build_optimizer(arguments.optimizer, model, arguments.learning_rate, arguments.weight_decay)
     model, optimizer = accelerator.prepare(model, optimizer)
 
@@ -194,20 +222,7 @@ def train(arguments: TrainingArguments) -> None:
     data = Data(arguments, config, samples_per_step)
     batches = data.batches(accelerator, step)
 
-    def step_on(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        settings = arguments.channels_last, arguments.grid_penalty, arguments.level_gradients
-        with accelerator.accumulate(model):
-            loss, terms = training_step(model, batch, config, *settings)
-            results = {"loss": loss.detach(), **terms}
-            accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                results["gradient_norm"] = accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-        return results
-
-    if arguments.cuda_graph:
-        step_on = GraphedStep(step_on, optimizer, accelerator.device)
+    step_on = step_function(accelerator, model, optimizer, config, arguments)
     log = Log(output_dir, accelerator, first_step=step)
     bar = tqdm(total=arguments.max_steps, initial=step, disable=not accelerator.is_main_process, unit="step")
     averages.start_clock()

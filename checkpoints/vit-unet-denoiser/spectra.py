@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 
 def kept_beside(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A constant of a few numbers -> `constant(like, *numbers)`: on the device and in the type of `like`, made once.
+    """A constant that a few numbers determine -> `constant(like, *numbers)`: beside `like`, in its type, made once.
 
     Copying it from the CPU each time would make an accelerator finish all that it was given first.
     """
