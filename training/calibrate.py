@@ -1,7 +1,7 @@
 """Takes a constant stripe out of a trained network, and evens out the travel of its sliders.
 
     python -m training.calibrate --model runs/mine/model --dataset FOLDER --output runs/calibrated \
-        --loss_strengths '{"regional_sharpness": 14, "wavelet": 2}'
+        --loss_strengths '{"regional_sharpness": 12, "wavelet": 2}'
 
 A network that writes its pixels in blocks (`pixel_unshuffle`) has a bias for each place in a block. If they differ by a
 twentieth of a grey level, no loss notices and no eye does, but the spectrum of every picture has the same sharp peaks.
