@@ -71,7 +71,6 @@ def test_replayed_steps_are_the_plain_ones(optimizer_name):
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
         ({"mixed_precision": "fp16"}, "fp16"),
         ({"map_probability": 0.1}, "map_probability"),
-        ({"sample_losses": False}, "sample_losses false"),
         ({"data_on_device": False}, "data_on_device false"),
     ],
 )

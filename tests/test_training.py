@@ -14,13 +14,14 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from modeling import ViTUNetForImageDenoising
 from tests.conftest import randomised, tiny_config
 from training.arguments import TrainingArguments, parse_arguments, write_arguments
 from training.checkpoints import checkpoints
 from training.logs import Log
+from training.loss_sampling import FixedLoss
 from training.train import FRESH_NETWORKS, GRID_FLOOR, learning_rate, train, training_step
 
 ROOT = Path(__file__).parent.parent
@@ -188,11 +189,33 @@ def test_level_gradients_pull_every_image_equally_hard():
     torch.testing.assert_close(pulls[True], pulls[False] / (6 * lengths[:, None]), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("balance", ["log", "sum"])
+def test_one_loss_told_with_the_batch_is_the_networks_default(balance):
+    weights = {"pixel": 0.4, "amplitude": 0.1}
+    config = tiny_config(loss_weights=weights, high_frequency_emphasis=2.0, loss_balance=balance)
+    model = randomised(ViTUNetForImageDenoising(config))
+    batch = {"pixel_values": torch.rand(2, 3, 32, 32), "labels": torch.rand(2, 3, 32, 32)}
+    batch["noise_level"] = torch.full((2,), float("nan"))
+    told = FixedLoss(tuple(weights.get(name, 0.0) for name in config.conditioned_terms), 2.0)(2, torch.Generator())
+    controls = dict(zip(("loss_weights", "high_frequency_emphasis"), told, strict=True))
+    losses = [training_step(model, each, model.config, False)[0] for each in (batch, {**batch, **controls})]
+    torch.testing.assert_close(*losses)
+
+
 def test_the_grid_penalty_is_refused_beside_a_plain_sum(image_folder, tmp_path):
     with pytest.raises(ValueError, match=r"grid_penalty=0\.1 .* set it to 0"):
         run_here(tmp_path / "run", image_folder, "--grid_penalty", "0.1", "--model_config", json.dumps(
             {**yaml.safe_load(SMOKE.read_text())["model_config"], "loss_balance": "sum"}
         ))  # fmt: skip
+
+
+def test_averages_that_torchs_averaged_model_wrote_go_on(tmp_path, image_folder):
+    run_here(tmp_path / "run", image_folder, "--max_steps", "3", "--stop_at_step", "2")
+    path = checkpoints(tmp_path / "run")[-1] / "ema.safetensors"
+    older = {f"module.{name}": value for name, value in load_file(path).items()}
+    save_file({**older, "n_averaged": torch.tensor(2)}, path)
+    run_here(tmp_path / "run", image_folder, "--max_steps", "3", "--resume", "true")
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
 def test_a_run_from_before_a_field_was_there_goes_on(tmp_path):

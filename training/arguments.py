@@ -191,7 +191,6 @@ class TrainingArguments:
                 "mixed_precision fp16": self.mixed_precision == "fp16",
                 "gradient_accumulation_steps": self.gradient_accumulation_steps > 1,
                 "map_probability": self.map_probability,
-                "sample_losses false": not self.sample_losses,
                 "data_on_device false": not self.data_on_device,
             }
             if any(wrong.values()):

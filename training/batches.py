@@ -16,7 +16,7 @@ from modeling.degradations import Noise
 from training.arguments import TrainingArguments
 from training.data import ImageStore, SampleMaker, TrainingSamples, collate, load_images, validation_images
 from training.device_data import DeviceBatches
-from training.loss_sampling import LossSampler
+from training.loss_sampling import FixedLoss, LossSampler
 from training.sharpness_cache import with_sharpness_scores
 from training.streaming import StreamedSamples
 
@@ -38,10 +38,13 @@ class Data:
         self.dataset = dataset
         self.stores = None if arguments.streaming else self._stores(dataset, arguments.keep_images)
 
-        sampler = None
-        if arguments.sample_losses and config.conditioned_terms:
-            names, maximum = tuple(config.conditioned_terms), config.max_high_frequency_emphasis
+        sampler, names = None, tuple(config.conditioned_terms)
+        if names and arguments.sample_losses:
+            maximum = config.max_high_frequency_emphasis
             sampler = LossSampler(names, maximum, map_probability=arguments.map_probability)
+        elif names:
+            weights = tuple(float(config.loss_weights.get(name, 0.0)) for name in names)
+            sampler = FixedLoss(weights, config.high_frequency_emphasis)
         gaussian = [{"model": "gaussian", "noise_level": [arguments.min_noise_level, arguments.max_noise_level]}]
         schedule = {step * samples_per_step: size for step, size in arguments.crop_schedule.items()}
         self.maker = SampleMaker(

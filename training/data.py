@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from modeling.degradations import Noise, seeded_generator
 from modeling.vit_features import reflect_pad
-from training.loss_sampling import LossSampler
+from training.loss_sampling import FixedLoss, LossSampler
 from training.sharpness_cache import COLUMN
 
 VALIDATION_CROP = 256  # pixels
@@ -143,14 +143,14 @@ class SampleMaker:
             whole images, not mirrored, so that their cached sharpness scores hold.
         noise: what is added; `None` where the dataset brings noisy images.
         blind_probability: of withholding the noise level from the network (as NaN).
-        loss_sampler: draws the loss; `None` for a network with a fixed one.
+        loss_sampler: draws the loss; `None` for a network that is told nothing of it.
     """
 
     seed: int
     crop_sizes: Mapping[int, int]
     noise: Noise | None
     blind_probability: float
-    loss_sampler: LossSampler | None = None
+    loss_sampler: LossSampler | FixedLoss | None = None
     _starts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:

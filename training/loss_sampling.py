@@ -78,6 +78,24 @@ class LossSampler:
         return weights, torch.where(has_emphasis < 0.5, self.max_emphasis * emphasis, 0.0)
 
 
+@dataclass(frozen=True)
+class FixedLoss:
+    """One setting for all images, in the form in which [`LossSampler`] draws them.
+
+    Args:
+        weights: of each conditioned term.
+        emphasis: g.
+    """
+
+    weights: tuple[float, ...]
+    emphasis: float
+
+    def __call__(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """-> weights (count, K, 1, 1), and the emphasis (count, 1, 1, 1)."""
+        weights = torch.tensor(self.weights)[:, None, None].expand(count, -1, -1, -1)
+        return weights, torch.full((count, 1, 1, 1), self.emphasis)
+
+
 def smooth_masks(count: int, generator: torch.Generator) -> Tensor:
     """(count, 1, 16, 16) in [0, 1]: blobs with soft borders, as a brush or an activation map would paint them."""
     noise = torch.randn(count, 1, BLOBS, BLOBS, generator=generator)

@@ -200,6 +200,8 @@ def train(arguments: TrainingArguments) -> None:
 
     model = build_model(arguments, accelerator.device)
     config = model.config
+    if arguments.cuda_graph and not config.conditioned_terms:
+        raise ValueError("cuda_graph needs a network with conditioned_terms, whose controls come with the batch.")
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.train()
