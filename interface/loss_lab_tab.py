@@ -242,8 +242,9 @@ def ring_panels(thickness: float, kernel: float) -> tuple[Image.Image, str]:
     return picture, f"Mean absolute difference of the unnormalised amplitudes: **{difference:.4f}**"
 
 
-def sharpness_panels(seen: Specimen, scores: Tensor) -> Image.Image:
-    """The scores of its windows (rows, columns) over the image."""
+def sharpness_panels(seen: Specimen, window: float) -> Image.Image:
+    """The scores of its windows over the image."""
+    scores = sharpness_scores(seen.image, int(window))[0]
     height, width = seen.image.shape[-2:]
     spread = F.interpolate(scores[None, None], size=(height, width), mode="nearest")[0, 0]
     limits = (0.0, round_number_above(scores.max().item()))
@@ -258,8 +259,9 @@ def sharpness_panels(seen: Specimen, scores: Tensor) -> Image.Image:
     )
 
 
-def sorted_chart(scores: Tensor) -> Image.Image:
+def sorted_chart(seen: Specimen, window: float) -> Image.Image:
     """What `regional_sharpness` compares."""
+    scores = sharpness_scores(seen.image, int(window))[0]
     curve = {"score": (range(scores.numel()), scores.flatten().sort(descending=True).values)}
     return charts([Chart("Scores in descending order", curve, ("rank of the window", "score"))])
 
@@ -330,13 +332,12 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
         return files.file(spectrum_panels(current, name, known[name], g)) if name in known else None
 
     @on_page
-    def sharpness_of(current, side):
-        return sharpness_scores(there(current).image, int(side))[0]
-
     def draw_sharpness(current, side):
-        scores = sharpness_of(current, side)
-        yield files.file(sharpness_panels(current, scores)), gr.skip()
-        yield gr.skip(), files.file(sorted_chart(scores))
+        return files.file(sharpness_panels(there(current), side))
+
+    @on_page
+    def draw_sorted(current, side):
+        return files.file(sorted_chart(there(current), side))
 
     def draw_surfaces(weight):
         return files.file(surface_panels(weight))
@@ -370,7 +371,8 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     distortions = [seen, chosen, emphasis, relative, *setting]
     all_figures = [
         (draw_distortions, distortions, [pictures, spectra, numbers, relation], setting),
-        (draw_sharpness, [seen, window], [sharpness, ordered], [window]),
+        (draw_sharpness, [seen, window], sharpness, [window]),
+        (draw_sorted, [seen, window], ordered, [window]),
     ]
     parts = [
         (draw_spectra, [seen, chosen, emphasis, *setting], spectra, [chosen, emphasis]),

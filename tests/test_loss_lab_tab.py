@@ -23,7 +23,6 @@ from interface.loss_lab_tab import (
 )
 from modeling import LOSS_TERMS
 from modeling.degradations import DISTORTIONS, distort
-from modeling.losses import sharpness_scores
 from tests.conftest import ASCENT
 
 
@@ -82,13 +81,13 @@ def test_ring_number_of_the_first_post(kernel, expected):
 
 
 def test_figures_are_drawn(seen, table):
-    strengths, scores = seen.strengths(22.65, 0.0), sharpness_scores(seen.image)[0]
+    strengths = seen.strengths(22.65, 0.0)
     for figure in (
         gallery_panels(seen, strengths),
         spectrum_panels(seen, "blur", strengths["blur"], 1.0),
         surface_panels(0.2),
-        sharpness_panels(seen, scores),
-        sorted_chart(scores),
+        sharpness_panels(seen, 16),
+        sorted_chart(seen, 16),
         chart(table),
     ):
         assert isinstance(figure, Image.Image) and torch.tensor(figure.getextrema()).diff().min() > 50
@@ -110,10 +109,11 @@ def test_an_image_that_was_put_away_is_asked_for_again(seen):
     assert page["draw_spectra"](seen, "blur", 0.0, *setting).endswith(".png")
     for name, arguments in (
         ("draw_spectra", ("blur", 0.0, *setting)),
+        ("draw_sharpness", (16,)),
+        ("draw_sorted", (16,)),
         ("fill_table", (False, 0.0, *setting)),
     ):
         with pytest.raises(gr.Error, match="after an hour: open it again"):
             page[name](None, *arguments)
-    for frames in (page["draw_distortions"](None, "blur", 0.0, False, *setting), page["draw_sharpness"](None, 16)):
-        with pytest.raises(gr.Error, match="after an hour: open it again"):
-            next(frames)
+    with pytest.raises(gr.Error, match="after an hour: open it again"):
+        next(page["draw_distortions"](None, "blur", 0.0, False, *setting))
