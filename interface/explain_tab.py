@@ -29,7 +29,7 @@ KEPT_MAPS = 128  # of one image
 MAX_CHANNELS = 8  # of methods that run the network once per channel
 COLOURS = "inferno"
 OVERLAY = 0.75  # opacity where a map is 1
-STRIP_COLUMNS = 6
+STRIP_COLUMNS = 7
 NETWORK_NOTE = (
     "Maps of the app's own network at its default loss (the pixel loss, as it ships), noise level unknown: "
     "the settings of the other tabs have no part in them."
