@@ -257,22 +257,10 @@ def activation_map(
     method: str = "eigencam",
     layer: str = "vit",
     target: str = "restoration_change",
-    *,
-    loss_weights: Mapping[str, float | Tensor] | None = None,
-    high_frequency_emphasis: float | Tensor | None = None,
-    noise_level: float | Tensor | None = None,
-    region: Tensor | None = None,
-    band: tuple[float, float] = HIGHEST_OCTAVE,
-    max_channels: int | None = None,
+    **options,
 ) -> Tensor:
-    """Where in an image a layer responds, or where it matters to a target: [`activation_maps`] of one layer.
-
-    Returns:
-        (H, W), float32 in [0, 1] on the CPU, bilinear between the centres of the layer's cells.
-    """
-    controls = {"loss_weights": loss_weights, "high_frequency_emphasis": high_frequency_emphasis}
-    options = {"noise_level": noise_level, "region": region, "band": band, "max_channels": max_channels}
-    return activation_maps(model, pixel_values, method, (layer,), target, **controls, **options)[layer]
+    """[`activation_maps`] of one layer, with its options: (H, W), float32 in [0, 1] on the CPU."""
+    return activation_maps(model, pixel_values, method, (layer,), target, **options)[layer]
 
 
 def activation_maps(

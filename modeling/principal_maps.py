@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-KERNEL_CELLS = 56 * 56  # KPCA-CAM compares each cell with each: 75 MiB for so many. Larger maps are averaged first.
+KERNEL_CELLS = 40 * 40  # KPCA-CAM compares each cell with each: 20 MiB for so many. Larger maps are averaged first.
 
 
 def principal_map(features: np.ndarray, towards: np.ndarray | None = None) -> np.ndarray:

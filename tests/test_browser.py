@@ -185,9 +185,9 @@ def test_noise_leaves_what_is_painted(page):
     paint(page, 0.9)
     shows(page, lambda picture: np.abs(picture - corner)[:, 70:74].mean() > 0.5)
     painted = pixels(page)
-    page.get_by_label("number input for Add noise (sigma, of 255)").first.fill("40")
+    page.get_by_label("number input for Add noise (sigma, of 255)").first.fill("5")
     page.get_by_label("number input for Add noise (sigma, of 255)").first.press("Enter")
-    shows(page, lambda picture: np.abs(picture - painted)[:, :10].mean() > 0.1)  # the noise is another
+    shows(page, lambda picture: np.abs(picture - painted)[:, :10].mean() > 0.5)  # the noise is another
     drawn = page.locator("#brush canvas").evaluate("c => c.getContext('2d').getImageData(72, 30, 1, 1).data[3]")
     assert drawn > 0
 
