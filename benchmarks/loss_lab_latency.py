@@ -19,23 +19,27 @@ from app import HOME
 from benchmarks.latency import CHROMIUM_FLAGS
 from interface.loss_lab_tab import build_loss_lab_tab
 
-# Inner tab, control -> values to enter, figures that answer.
-CONTROLS: dict[tuple[str, str], tuple[Iterable[float], tuple[str, ...]]] = {
-    ("Distortions", "PSNR (dB)"): ([20 + 0.5 * k for k in range(30)], ("pictures", "spectra", "table", "chart")),
-    ("Distortions", "High-frequency emphasis g"): ([0.1 * k for k in range(1, 31)], ("spectra", "table", "chart")),
-    ("Loss surfaces", "Weight of the phase"): ([0.05 * k for k in range(1, 21)], ("surfaces",)),
-    ("Ring", "Thickness (pixels)"): (range(2, 32), ("rings",)),
-    ("Ring", "Blur kernel (pixels; sigma is a fifth)"): (range(3, 31, 2), ("rings",)),
-    ("Sharpness map", "Window (pixels)"): (range(4, 64, 2), ("scores", "sorted")),
+# Inner tabs, control -> values to enter, figures that answer.
+PSNR, EMPHASIS = "PSNR (dB)", "High-frequency emphasis g"
+PSNRS, EMPHASES = [20 + 0.5 * k for k in range(30)], [0.1 * k for k in range(1, 31)]
+CONTROLS: dict[tuple[tuple[str, ...], str], tuple[Iterable[float], tuple[str, ...]]] = {
+    (("Distortions", "Pictures"), PSNR): (PSNRS, ("pictures",)),
+    (("Distortions", "Spectra"), PSNR): (PSNRS, ("spectra",)),
+    (("Distortions", "Spectra"), EMPHASIS): (EMPHASES, ("spectra",)),
+    (("Distortions", "Losses"), PSNR): (PSNRS[::-1], ("table", "chart")),
+    (("Distortions", "Losses"), EMPHASIS): (EMPHASES[::-1], ("table", "chart")),
+    (("Loss surfaces",), "Weight of the phase"): ([0.05 * k for k in range(1, 21)], ("surfaces",)),
+    (("Ring",), "Thickness (pixels)"): (range(2, 32), ("rings",)),
+    (("Ring",), "Blur kernel (pixels; sigma is a fifth)"): (range(3, 31, 2), ("rings",)),
+    (("Sharpness map",), "Window (pixels)"): (range(4, 64, 2), ("scores", "sorted")),
 }
-CHANGED = """([figure, before]) => {
+# An image's address, or what the table's second row says.
+CONTENT = """figure => {
     const root = document.querySelector('#lab-' + figure), image = root.querySelector('img');
-    return image ? image.src !== before && image.complete && image.naturalWidth > 0 : root.innerText !== before;
+    if (image) return image.complete && image.naturalWidth > 0 ? image.src : null;
+    return root.querySelectorAll('.virtual-row')[1].textContent;
 }"""
-CONTENT = (
-    "figure => { const r = document.querySelector('#lab-' + figure), i = r.querySelector('img');"
-    " return i ? i.src : r.innerText; }"
-)
+CHANGED = f"([figure, before]) => {{ const now = ({CONTENT})(figure); return now && now !== before; }}"
 
 
 def entered(page: Page, control: str, value: float, figures: tuple[str, ...]) -> dict[str, float]:
@@ -69,13 +73,14 @@ def main() -> None:
         page = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS).new_page()
         page.goto(app.local_url)
         page.get_by_role("tab", name="Loss lab", exact=True).click()
-        for (tab, control), (values, figures) in CONTROLS.items():
-            page.get_by_role("tab", name=tab, exact=True).click()
-            for figure in figures:
-                if figure != "table":
-                    page.locator(f"#lab-{figure} img").wait_for()
-            page.wait_for_timeout(1500)
-            runs = [entered(page, control, value, figures) for value in list(values)[: arguments.repeats + 1]]
+        for (tabs, control), (values, figures) in CONTROLS.items():
+            for tab in tabs:
+                page.get_by_role("tab", name=tab, exact=True).click()
+            page.locator(f"#lab-{figures[-1]} img").wait_for()
+            runs = []
+            for value in list(values)[: arguments.repeats + 1]:
+                page.wait_for_timeout(300)  # at rest
+                runs.append(entered(page, control, value, figures))
             for figure in figures:
                 times = [run[figure] for run in runs[1:]]  # the first draws the frames
                 print(f"{control:<42}{figure:<10}{statistics.median(times):>7.0f}{max(times):>7.0f}", flush=True)

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -99,11 +100,13 @@ def _empty_panels(frames: tuple[Panel, ...], columns: int, size: float) -> tuple
         if index % columns == 0:
             axis.set_ylabel(frame.axes[1], fontsize=7, labelpad=1)
     picture = rendered(figure)
-    boxes = []
-    for axis in axes:
-        (x0, y0), (x1, y1) = axis.get_window_extent().get_points()
-        boxes.append((round(x0) + 1, picture.height - round(y1) + 1, round(x1) - 1, picture.height - round(y0) - 1))
-    return picture, boxes
+    return picture, [_inside(axis, picture) for axis in axes]
+
+
+def _inside(axis: Axes, picture: Image.Image) -> Box:
+    """What the axis frames, without its lines."""
+    (x0, y0), (x1, y1) = axis.get_window_extent().get_points()
+    return round(x0) + 1, picture.height - round(y1) + 1, round(x1) - 1, picture.height - round(y0) - 1
 
 
 def _coloured(values: np.ndarray, frame: Panel, box: Box) -> Image.Image:
@@ -135,9 +138,10 @@ def _mark(draw: ImageDraw.ImageDraw, frame: Panel, box: Box) -> None:
         draw.text((column - 18, row + 4), label, fill="white")
 
 
-def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], title: str, label: str) -> Image.Image:
-    """A bar for each series in each group. Values are at least 0."""
-    top = round_number_above(max(max(values) for values in series.values()))
+def bars(
+    groups: Sequence[str], series: Mapping[str, Sequence[float]], title: str, label: str, top: float
+) -> Image.Image:
+    """A bar for each series in each group, of values of at least 0; an arrow heads those that end beyond `top`."""
     empty, (left, upper, right, lower) = _empty_bars(tuple(groups), tuple(series), title, label, top)
     picture = empty.copy()
     draw = ImageDraw.Draw(picture)
@@ -146,9 +150,13 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], title: st
     for index, (values, colour) in enumerate(zip(series.values(), _colours(len(series)), strict=True)):
         for group, value in enumerate(values):
             x = left + (group + 0.1) * place + index * width
-            y = lower - value / top * (lower - upper)
+            start, end = round(x), round(x + width) - 1
+            y = lower - min(value / top, 1.0) * (lower - upper)
+            if value > top:
+                y += width / 2
+                draw.polygon([(start, y), ((start + end) / 2, upper), (end, y)], fill=colour)
             if round(y) < lower:  # a bar of less than a dot is none
-                draw.rectangle([round(x), round(y), round(x + width) - 1, lower - 1], fill=colour)
+                draw.rectangle([start, round(y), end, lower - 1], fill=colour)
     return picture
 
 
@@ -176,12 +184,14 @@ def _empty_bars(
     axis.set_ylim(0, top)
     axis.set_xticks(range(len(groups)), groups, fontsize=8, rotation=12)
     axis.set_ylabel(label, fontsize=8)
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=9, loc="left")
     axis.tick_params(labelsize=8)
-    axis.legend(fontsize=8, ncols=len(names))
+    # Where no bar reaches, nor the page's buttons.
+    above = {"loc": "lower right", "bbox_to_anchor": (0.92, 1.0), "borderaxespad": 0.1}
+    axis.legend(fontsize=8, ncols=len(names), frameon=False, **above)
     picture = rendered(figure)
-    (x0, y0), (x1, y1) = axis.get_window_extent().get_points()
-    return picture, (round(x0) + 1, picture.height - round(y1) + 1, round(x1) - 1, picture.height - round(y0))
+    left, upper, right, lower = _inside(axis, picture)
+    return picture, (left, upper, right, lower + 1)  # bars stand on the line
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,33 @@ class Chart:
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]]  # label -> x, y
     axes: tuple[str, str]
     logarithmic: bool = False
+
+
+def curve(values: Sequence[float], top: float, title: str, axes: tuple[str, str]) -> Image.Image:
+    """One line through `values`, evenly spaced from 0 to 1 along the first axis, between 0 and `top`."""
+    empty, box = _empty_chart(title, axes, top)
+    width, height = box[2] - box[0], box[3] - box[1]
+    scale = 3  # drawn larger, because Pillow's lines have stairs
+    values = np.asarray(values, dtype=np.float64)
+    columns = np.linspace(0, scale * width - 1, len(values))
+    rows = scale * height * (1 - values / top)
+    line = Image.new("L", (scale * width, scale * height))
+    ImageDraw.Draw(line).line(np.stack([columns, rows], 1).ravel().tolist(), fill=255, width=2 * scale)
+    picture = empty.copy()
+    picture.paste(_colours(1)[0], box, line.reduce(scale))
+    return picture
+
+
+@lru_cache(maxsize=32)
+def _empty_chart(title: str, axes: tuple[str, str], top: float) -> tuple[Image.Image, Box]:
+    """All but the line, and the box in which it stands."""
+    figure = _charts([Chart(title, {"": ((0, 1), (0, 0))}, axes)], points=2, width=4.6)
+    (axis,) = figure.axes
+    axis.lines[0].remove()
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, top)
+    picture = rendered(figure)
+    return picture, _inside(axis, picture)
 
 
 def charts(items: Sequence[Chart], points: int = 400, width: float = 4.6) -> Image.Image:

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -267,45 +268,64 @@ def distort(image: Tensor, name: str, strength: float, seed: int = 0) -> Tensor:
     Strength 0 changes nothing. A shift by whole pixels, towards the upper left, is exact; amplitudes survive shifts and
     phases unchanged, but for those at half the sampling rate, which a fraction of a shift or of a phase dampens.
     """
-    row = _known_distortion(name, strength)
-    if row.pattern:
-        return image + strength * row.pattern(tuple(image.shape), seed).to(image)
-    size = tuple(image.shape[-2:])
-    spectrum = torch.fft.rfft2(image.double())
-    if row.phase:
-        spectrum = spectrum * torch.exp(1j * strength * row.phase(spectrum, size, seed))
-    else:
-        spectrum = spectrum * torch.exp(-(strength**2) * row.damping(size))
-    return torch.fft.irfft2(spectrum, s=size).to(image.dtype)
+    return Distorter(image, name, seed)(strength)
 
 
-class Calibration:
-    """The strengths at which one distortion of one image has a given PSNR, unclipped.
+class Distorter:
+    """One row of `DISTORTIONS` on one image, at any strength, and the strength at which it has a given PSNR, unclipped.
 
-    What does not depend on the PSNR is computed once, so that a person can move it.
+    What does not depend on the strength is computed once, so that a person can move it. Called with a strength it
+    returns the distorted image, see [`distort`].
     """
 
     STEPS = 24  # coarse strengths, closer together near 0, between which the right one is sought
 
     def __init__(self, image: Tensor, name: str, seed: int = 0) -> None:
-        self.row = _known_distortion(name, 0.0)
+        if name not in DISTORTIONS:
+            raise ValueError(f"There is no distortion {name!r}: choose from {list(DISTORTIONS)}.")
+        self.row, self.image = DISTORTIONS[name], image
         if self.row.pattern:
+            self.pattern = self.row.pattern(tuple(image.shape), seed).to(image)
             return
         size = tuple(image.shape[-2:])
-        spectrum = torch.fft.rfft2(image.double(), norm="ortho")
-        self.power = spectrum.abs().square() / image.numel()
-        self.power[..., 1 : (size[1] + 1) // 2] *= 2  # the columns that stand for two
-        self.phase = self.row.phase(spectrum, size, seed) if self.row.phase else None
+        self.spectrum = torch.fft.rfft2(image.double(), norm="ortho")
+        self.phase = self.row.phase(self.spectrum, size, seed) if self.row.phase else None
         self.damping = self.row.damping(size) if self.row.damping else None
         self.strengths = [self.row.maximum * (step / self.STEPS) ** 2 for step in range(self.STEPS + 1)]
         # Of these strengths, as they are asked for. Threads that fill in the same one write the same number.
         self.errors: list[float | None] = [0.0] + [None] * self.STEPS
 
+    def __call__(self, strength: float) -> Tensor:
+        if not 0 <= strength < math.inf:
+            raise ValueError(f"strength={strength} must be finite and at least 0.")
+        if self.row.pattern:
+            return self.image + strength * self.pattern
+        if self.phase is not None:
+            factor = torch.polar(torch.ones_like(self.phase), strength * self.phase)
+        else:
+            factor = torch.exp(-(strength**2) * self.damping)
+        size = self.image.shape[-2:]
+        return torch.fft.irfft2(self.spectrum * factor, s=size, norm="ortho").to(self.image.dtype)
+
+    @cached_property
+    def power(self) -> Tensor:
+        """Share of each coefficient in the mean square of the image; like what follows in float32, for speed."""
+        power = self.spectrum.abs().square() / self.image.numel()
+        power[..., 1 : (self.image.shape[-1] + 1) // 2] *= 2  # the columns that stand for two
+        return power.float()
+
+    @cached_property
+    def exponent(self) -> Tensor:
+        """What the strength multiplies in `error`."""
+        return (self.damping if self.phase is None else self.phase / 2).float()
+
     def error(self, strength: float) -> float:
         """Mean squared error, by Parseval's theorem."""
         if self.phase is not None:
-            return float((self.power * (2 - 2 * torch.cos(strength * self.phase))).sum())
-        return float((self.power * (1 - torch.exp(-(strength**2) * self.damping)).square()).sum())
+            changes = 2 * torch.sin(strength * self.exponent)  # |exp(i x) - 1| = 2 |sin(x / 2)|
+        else:
+            changes = torch.expm1(-(strength**2) * self.exponent)
+        return float((changes.square_() * self.power).sum())
 
     def strength(self, psnr: float) -> float:
         """One that has the PSNR, in dB, in the first of the stops' intervals that reaches it.
@@ -324,11 +344,3 @@ class Calibration:
                 # In the square root, which is nearly a straight line.
                 return brentq(lambda s: math.sqrt(self.error(s)) - math.sqrt(wanted), low, high, rtol=1e-6)
         raise ValueError(f"The distortion {self.row.label!r} cannot bring this image down to {psnr} dB.")
-
-
-def _known_distortion(name: str, strength: float) -> Distortion:
-    if name not in DISTORTIONS:
-        raise ValueError(f"There is no distortion {name!r}: choose from {list(DISTORTIONS)}.")
-    if not 0 <= strength < math.inf:
-        raise ValueError(f"strength={strength} must be finite and at least 0.")
-    return DISTORTIONS[name]

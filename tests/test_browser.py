@@ -259,6 +259,10 @@ def test_the_last_move_of_a_fast_hand_is_what_is_shown(context, examples):
 
 def test_the_loss_lab_draws_its_figures(page):
     page.get_by_role("tab", name="Loss lab").click()
+    page.locator("#lab-pictures img").wait_for(timeout=SECONDS)
+    page.get_by_role("tab", name="Spectra", exact=True).click()
+    page.locator("#lab-spectra img").wait_for()
+    page.get_by_role("tab", name="Losses", exact=True).click()
     expect(page.get_by_text("amplitude_squared", exact=True).first).to_be_visible(timeout=SECONDS)
     page.get_by_role("tab", name="Ring").click()
     expect(page.get_by_text("14.8913")).to_be_visible(timeout=SECONDS)

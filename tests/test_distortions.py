@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 import torch
 
-from modeling.degradations import DISTORTIONS, Calibration, distort
+from modeling.degradations import DISTORTIONS, Distorter, distort
 from modeling.losses import amplitude, pixel
 
 
@@ -28,7 +28,7 @@ def test_strength_zero_changes_nothing(name, shape):
 
 @pytest.mark.parametrize("name", DISTORTIONS)
 def test_calibration_reaches_the_psnr_of_the_second_post(name, ascent):
-    strength = Calibration(ascent, name).strength(22.65)
+    strength = Distorter(ascent, name).strength(22.65)
     assert 0 < strength <= DISTORTIONS[name].maximum
     assert decibels(ascent, distort(ascent, name, strength)) == pytest.approx(22.65, abs=1e-3)
 
@@ -37,13 +37,13 @@ def test_calibration_is_safe_among_threads(ascent):
     """Two threads that find the first stop's error missing at the same time, on their way to the second."""
     calls, both = count(), Barrier(2, timeout=20)
 
-    class Met(Calibration):
+    class Met(Distorter):
         def error(self, strength: float) -> float:
             error = super().error(strength)
             both.wait() if next(calls) < 2 else time.sleep(0.005)  # the other one's turn
             return error
 
-    alone, shared = (kind(ascent[..., :128, :128], "blur") for kind in (Calibration, Met))
+    alone, shared = (kind(ascent[..., :128, :128], "blur") for kind in (Distorter, Met))
     strength = (alone.strengths[1] + alone.strengths[2]) / 2
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(shared.strength, [-10 * math.log10(alone.error(strength))] * 2))
@@ -53,9 +53,9 @@ def test_calibration_is_safe_among_threads(ascent):
 def test_an_error_that_oscillates_is_met_in_the_first_interval_that_reaches_it():
     """Stripes of a period of 4 pixels, shifted: the error is largest after 2 and 6 pixels, and none after 4."""
     stripes = (torch.arange(64) % 4 < 2).double().expand(1, 1, 64, 64)
-    calibration = Calibration(stripes, "shift")
-    assert calibration.error(4.0) == pytest.approx(0, abs=1e-12) and calibration.error(2.0) == pytest.approx(1)
-    strength = calibration.strength(3.0)
+    distorter = Distorter(stripes, "shift")
+    assert distorter.error(4.0) == pytest.approx(0, abs=1e-12) and distorter.error(2.0) == pytest.approx(1)
+    strength = distorter.strength(3.0)
     assert 0 < strength < 2 and decibels(stripes, distort(stripes, "shift", strength)) == pytest.approx(3.0, abs=1e-3)
 
 
@@ -63,8 +63,8 @@ def test_the_second_posts_shift_and_blur(ascent):
     assert torch.equal(
         distort(ascent, "shift", 1.0).round(decimals=9), ascent.roll((-1, -1), (-2, -1)).round(decimals=9)
     )
-    assert Calibration(ascent, "shift").strength(22.651) == pytest.approx(1.0, abs=1e-3)
-    assert Calibration(ascent, "blur").strength(22.651) == pytest.approx(2.3927, abs=1e-3)
+    assert Distorter(ascent, "shift").strength(22.651) == pytest.approx(1.0, abs=1e-3)
+    assert Distorter(ascent, "blur").strength(22.651) == pytest.approx(2.3927, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["shift", "scrambled_phase", "zeroed_phase"])
@@ -88,4 +88,4 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="strength"):
         distort(image, "blur", -1.0)
     with pytest.raises(ValueError, match="cannot bring"):
-        Calibration(torch.full((1, 1, 16, 16), 0.5), "blur").strength(20.0)
+        Distorter(torch.full((1, 1, 16, 16), 0.5), "blur").strength(20.0)

@@ -7,9 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from interface.loss_lab_tab import (
+from interface.loss_lab_figures import (
     HYBRID,
-    build_loss_lab_tab,
     chart,
     gallery_panels,
     loss_table,
@@ -21,6 +20,7 @@ from interface.loss_lab_tab import (
     surface_panels,
     table_rows,
 )
+from interface.loss_lab_tab import VIEWS, build_loss_lab_tab
 from modeling import LOSS_TERMS
 from modeling.degradations import DISTORTIONS, distort
 from tests.conftest import ASCENT
@@ -101,19 +101,34 @@ def test_bad_files_are_refused_and_large_ones_cut(tmp_path):
     assert specimen(str(tmp_path / "wide.png")).image.shape == (1, 1, 300, 512)
 
 
-def test_an_image_that_was_put_away_is_asked_for_again(seen):
+def page_functions() -> dict:
     with gr.Blocks(analytics_enabled=False) as app, gr.Tab("Loss lab") as lab:
         build_loss_lab_tab(lab, ASCENT)
-    page = {function.name: function.fn for function in app.fns.values()}
-    setting = (True, 22.65, 0.1)
-    assert page["draw_spectra"](seen, "blur", 0.0, *setting).endswith(".png")
+    return {function.name: function.fn for function in app.fns.values()}
+
+
+def test_an_image_that_was_put_away_is_asked_for_again(seen):
+    page = page_functions()
     for name, arguments in (
-        ("draw_spectra", ("blur", 0.0, *setting)),
-        ("draw_sharpness", (16,)),
-        ("draw_sorted", (16,)),
-        ("fill_table", (False, 0.0, *setting)),
+        *(("draw_view", (view, None, "blur", 0.0, False, True, 22.65, 0.1)) for view in VIEWS),
+        ("draw_sharpness", (None, 16)),
     ):
         with pytest.raises(gr.Error, match="after an hour: open it again"):
-            page[name](None, *arguments)
-    with pytest.raises(gr.Error, match="after an hour: open it again"):
-        next(page["draw_distortions"](None, "blur", 0.0, False, *setting))
+            page[name](*arguments)
+
+
+def test_only_the_view_that_is_looked_at_is_drawn(seen):
+    draw = page_functions()["draw_view"]
+    for view, expected in zip(VIEWS, ({"lab-pictures"}, {"lab-spectra"}, {"lab-table", "lab-chart"}), strict=True):
+        results = draw(view, seen, "blur", 0.0, False, True, 22.65, 0.1)
+        drawn = {part.elem_id for part, value in results.items() if isinstance(value, str | list)}
+        assert drawn == expected
+        assert seen in results.values()
+
+
+def test_the_emphasis_leaves_the_other_losses_alone(seen):
+    strengths = tuple(seen.strengths(22.65, 0.0).items())
+    seen.losses(strengths, 0.5)
+    before = seen.loss.cache_info().misses
+    seen.losses(strengths, 1.5)
+    assert seen.loss.cache_info().misses - before == sum(term.emphasised for term in LOSS_TERMS.values())
