@@ -10,11 +10,11 @@ lossless compression, transfer), and, where Chromium is at hand, a real browser 
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -22,11 +22,10 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from app import EXAMPLES, build_app
+from benchmarks.browser import chromium, slider_moved
 from benchmarks.peers import REFERENCE, CDnCNN
 from interface.restorer import Restorer
 from modeling import ViTUNetForImageDenoising
-
-CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 def milliseconds(action: Callable[[int], object], repeats: int) -> list[float]:
@@ -74,37 +73,14 @@ def client(url: str, photograph: Path, controls: int, repeats: int) -> list[floa
 
 def browser(url: str, photograph: Path, repeats: int) -> list[float]:
     """From the release of a slider to the load of the new picture, in Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        page = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS).new_page()
+    picture, slider = "#before-after img", "#weight-regional_sharpness input[type=range]"
+    with chromium() as page:
         page.goto(url)
-        picture = page.locator("#before-after img").last
-        picture.wait_for()
+        page.locator(picture).last.wait_for()
         page.locator("#photograph").get_by_label("Remove Image").click()
         page.locator("#photograph input[type=file]").set_input_files(photograph)
         page.wait_for_timeout(3000)
-        slider = page.locator("#weight-regional_sharpness input[type=range]")
-
-        def move(index: int) -> None:
-            source = picture.get_attribute("src")
-            slider.evaluate(
-                "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', {bubbles: true}));"
-                " slider.dispatchEvent(new Event('pointerup', {bubbles: true})); }",
-                (index + 1) / (repeats + 2),
-            )
-            page.wait_for_function(
-                "source => { const last = [...document.querySelectorAll('#before-after img')].pop();"
-                " return last && last.src !== source && last.complete && last.naturalWidth > 0; }",
-                arg=source,
-                polling=5,
-            )
-
-        times = []
-        for index in range(repeats + 1):
-            start = time.perf_counter()
-            move(index)
-            times.append(1000 * (time.perf_counter() - start))
+        times = [slider_moved(page, slider, (index + 1) / (repeats + 2), [picture])[0] for index in range(repeats + 1)]
         return times[1:]
 
 
@@ -131,10 +107,9 @@ def main() -> None:
         results["app: slider release to file at the client"] = client(
             app.local_url, photograph, controls, arguments.repeats
         )
-        if shutil.which("chromium"):
-            results["app: slider release to picture in Chromium"] = browser(
-                app.local_url, photograph, arguments.repeats
-            )
+        with suppress(FileNotFoundError):
+            name = "app: slider release to picture in Chromium"
+            results[name] = browser(app.local_url, photograph, arguments.repeats)
         app.close()
 
     print(f"{arguments.size}x{arguments.size} pixels, {torch.get_num_threads()} threads, {model.device}")

@@ -145,7 +145,7 @@ def spectrum_panels(seen: Specimen, name: str, strength: float, emphasis: float)
         [
             logarithmic("amplitude, original", spectra[0]),
             logarithmic(f"amplitude, {label}", spectra[1]),
-            logarithmic("amplitude difference x (1 + g d)", difference),
+            logarithmic("difference x (1 + g d)", difference),
             angular("phase, original", spectra[0]),
             angular(f"phase, {label}", spectra[1]),
             Panel("emphasis map", thinned(weights), "1 + g d", "viridis", (1, 5), HALF_BAND, SPECTRUM_AXES),
