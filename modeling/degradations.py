@@ -287,10 +287,10 @@ class Distorter:
         if self.row.pattern:
             self.pattern = self.row.pattern(tuple(image.shape), seed).to(image)
             return
-        size = tuple(image.shape[-2:])
-        self.spectrum = torch.fft.rfft2(image.double(), norm="ortho")
-        self.phase = self.row.phase(self.spectrum, size, seed) if self.row.phase else None
-        self.damping = self.row.damping(size) if self.row.damping else None
+        size, precision = tuple(image.shape[-2:]), torch.promote_types(image.dtype, torch.float32)
+        self.spectrum = torch.fft.rfft2(image.to(precision), norm="ortho")
+        self.phase = self.row.phase(self.spectrum, size, seed).to(precision) if self.row.phase else None
+        self.damping = self.row.damping(size).to(precision) if self.row.damping else None
         self.strengths = [self.row.maximum * (step / self.STEPS) ** 2 for step in range(self.STEPS + 1)]
         # Of these strengths, as they are asked for. Threads that fill in the same one write the same number.
         self.errors: list[float | None] = [0.0] + [None] * self.STEPS
@@ -309,22 +309,17 @@ class Distorter:
 
     @cached_property
     def power(self) -> Tensor:
-        """Share of each coefficient in the mean square of the image; like what follows in float32, for speed."""
+        """Share of each coefficient in the mean square of the image."""
         power = self.spectrum.abs().square() / self.image.numel()
         power[..., 1 : (self.image.shape[-1] + 1) // 2] *= 2  # the columns that stand for two
-        return power.float()
-
-    @cached_property
-    def exponent(self) -> Tensor:
-        """What the strength multiplies in `error`."""
-        return (self.damping if self.phase is None else self.phase / 2).float()
+        return power
 
     def error(self, strength: float) -> float:
         """Mean squared error, by Parseval's theorem."""
         if self.phase is not None:
-            changes = 2 * torch.sin(strength * self.exponent)  # |exp(i x) - 1| = 2 |sin(x / 2)|
+            changes = 2 * torch.sin(strength / 2 * self.phase)  # |exp(i x) - 1| = 2 |sin(x / 2)|
         else:
-            changes = torch.expm1(-(strength**2) * self.exponent)
+            changes = torch.expm1(-(strength**2) * self.damping)
         return float((changes.square_() * self.power).sum())
 
     def strength(self, psnr: float) -> float:

@@ -109,6 +109,13 @@ def test_all_octaves_with_their_correlation(ascent):
     assert values["octave_1_dB"] == values["top_octave_dB"] < values["octave_4_dB"]
 
 
+def test_mean_squared_error_is_that_of_the_psnr(ascent):
+    target = ascent[0].float().expand(3, -1, -1)
+    values = measured(["psnr", "mse"], target + 0.3, target)  # clipped at 1
+    assert 0 < values["mse"] == pytest.approx(10 ** (-values["psnr"] / 10))
+    assert values["mse"] < 0.09
+
+
 @pytest.mark.parametrize("size", [(1, 1), (5, 9), (15, 40)])
 def test_images_too_small_for_a_measure_are_nan_and_no_error(size):
     image = torch.rand(3, *size)

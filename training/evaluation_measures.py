@@ -75,6 +75,11 @@ class Measure:
 
 MEASURES: dict[str, Measure] = {
     "psnr": Measure(psnr, "peak signal-to-noise ratio in dB, higher is better", quick=True, decimals=2),
+    "mse": Measure(
+        lambda prediction, target: (prediction.clamp(0, 1) - target).square().mean().item(),
+        "mean squared error in [0, 1], 0 is best",
+        decimals=6,
+    ),
     "ssim": Measure(ssim, "structural similarity (Wang et al. 2004), 1 is best", quick=True),
     "haarpsi": Measure(_piq("haarpsi"), "Haar perceptual similarity (Reisenhofer et al. 2018), 1 is best", "piq"),
     "gmsd": Measure(_piq("gmsd"), "gradient magnitude similarity deviation (Xue et al. 2014), 0 is best", "piq"),
