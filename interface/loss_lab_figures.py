@@ -35,7 +35,7 @@ MAX_SIDE = 512  # pixels: larger images are cut to their centre, so that every c
 HYBRID = "pixel + amplitude_squared"  # what the second post recommends
 REFERENCE = "blur"  # the distortion that the relative table divides by
 SMALLEST_WINDOW = 4  # pixels
-SCORE = "score / area of the window"
+SCORE = "mean difference between neighbours"
 
 
 @dataclass
@@ -96,8 +96,12 @@ class Specimen:
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def _window_scores(self, side: int) -> Tensor:
-        """Sharpness of windows of `side` pixels: (rows, columns), over their area, so that any two windows compare."""
-        return sharpness_scores(self.image, side)[0] / side**2
+        """Sharpness of windows of `side` pixels (rows, columns), over the number of differences that a score sums up.
+
+        So windows of any two sizes compare.
+        """
+        inner = max(min(side, *self.image.shape[-2:]), 2) - 1
+        return sharpness_scores(self.image, side)[0] / (4 * inner**2 + 2 * inner)
 
     @cached_property
     def sharpest(self) -> float:

@@ -87,10 +87,7 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
 
     @on_page
     def draw_view(looked_at, current, name, g, is_relative, is_common, psnr_value, share_value):
-        """The view of the distortions that is looked at; the others are drawn when they are opened.
-
-        The image comes back as it is: its hour counts from when it was last written.
-        """
+        """The view of the distortions that is looked at; the others are drawn when they are opened."""
         strengths = there(current).strengths(psnr_value if is_common else None, share_value)
         drawn = dict.fromkeys((pictures, spectra, numbers, relation), gr.skip())
         if looked_at == VIEWS[0]:
@@ -103,12 +100,11 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
             rows = loss_table(current, strengths, g)
             bars = chart(rows)
             drawn[numbers], drawn[relation] = table_rows(rows, is_relative), bars and files.file(bars)
-        return {seen: current, **drawn}
+        return drawn
 
     @on_page
     def draw_sharpness(current, side):
-        figures = [files.file(draw(there(current), side)) for draw in (sharpness_panels, sorted_chart)]
-        return current, *figures
+        return [files.file(draw(there(current), side)) for draw in (sharpness_panels, sorted_chart)]
 
     def draw_surfaces(weight):
         return files.file(surface_panels(weight))
@@ -125,8 +121,8 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     def open_file(file: dict | None) -> Specimen | None:
         return specimen(file["path"]) if file else None
 
-    figures = [seen, pictures, spectra, numbers, relation]
-    scores = [seen, sharpness, ordered]
+    figures = [pictures, spectra, numbers, relation]
+    scores = [sharpness, ordered]
     setting = [chosen, emphasis, relative, calibrate, common_psnr, share]
     for event in (
         lab.select(lambda current: current or specimen(str(example)), seen, seen, **quiet),
@@ -137,10 +133,14 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     calibrate.input(
         lambda on: (gr.update(visible=on), gr.update(visible=not on)), calibrate, [common_psnr, share], **quiet
     )
-    gr.on([control.input for control in setting], draw_view, [view, seen, *setting], figures, **quiet)
+    looks = [
+        gr.on([control.input for control in setting], draw_view, [view, seen, *setting], figures, **quiet),
+        window.input(draw_sharpness, [seen, window], scores, **quiet),
+    ]
     for name, tab in zip(VIEWS, (pictures_view, spectra_view, losses_view), strict=True):
-        tab.select(partial(open_view, name), [seen, *setting], [view, emphasis, *figures], **quiet)
-    window.input(draw_sharpness, [seen, window], scores, **quiet)
+        looks.append(tab.select(partial(open_view, name), [seen, *setting], [view, emphasis, *figures], **quiet))
+    for look in looks:  # an image's hour counts from when it was last written
+        look.success(lambda current: current, seen, seen, **quiet)
     for tab, draw, inputs, outputs in (
         (surface_tab, draw_surfaces, [phase_weight], surfaces),
         (ring_tab, draw_rings, [thickness, kernel], [rings, ring_number]),
