@@ -6,8 +6,10 @@ how far that is from the original.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import gradio as gr
 
@@ -40,13 +42,16 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     # Without the queue, which takes longer than what these handlers have to do.
     quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private", "queue": False}
     seen = gr.State(None, time_to_live=HOUR)
+    was_open = gr.State(False)  # whether there was an image; it has no hour
     view = gr.State(VIEWS[0])
+    turns = Lock()  # of visitors: together they would all be as slow as the slowest
     files = Pictures()
     shown = {"show_label": False, "format": "png", "interactive": False}
 
     with gr.Tab("Distortions"), gr.Row():
         with gr.Column(scale=1):
-            upload = gr.Image(str(example), label="Image", type="filepath", format="png", image_mode=None, height=200)
+            kind = {"type": "filepath", "format": "png", "image_mode": None, "sources": ["upload", "clipboard"]}
+            upload = gr.Image(str(example), label="Image", height=200, **kind)
             calibrate = gr.Checkbox(True, label="Calibrate all distortions to one PSNR")
             common_psnr = gr.Slider(12, 40, POSTS_PSNR, step=0.05, label="PSNR (dB)")
             share = gr.Slider(0.01, 1, 0.1, step=0.01, label="Strength (share of the largest)", visible=False)
@@ -86,25 +91,30 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
         return current
 
     @on_page
-    def draw_view(looked_at, current, name, g, is_relative, is_common, psnr_value, share_value):
+    def draw_view(looked_at, current, opened, *settings):
         """The view of the distortions that is looked at; the others are drawn when they are opened."""
-        strengths = there(current).strengths(psnr_value if is_common else None, share_value)
         drawn = dict.fromkeys((pictures, spectra, numbers, relation), gr.skip())
+        if current is None and not opened:  # the tab's own event, which is on its way, will draw
+            return drawn
+        with turns:
+            return drawn | new_figures(looked_at, there(current), *settings)
+
+    def new_figures(looked_at, current, name, g, is_relative, is_common, psnr_value, share_value):
+        strengths = current.strengths(psnr_value if is_common else None, share_value)
         if looked_at == VIEWS[0]:
-            drawn[pictures] = files.file(gallery_panels(current, strengths))
-        elif looked_at == VIEWS[1]:
-            drawn[spectra] = None
-            if name in strengths:
-                drawn[spectra] = files.file(spectrum_panels(current, name, strengths[name], g))
-        else:
-            rows = loss_table(current, strengths, g)
-            bars = chart(rows)
-            drawn[numbers], drawn[relation] = table_rows(rows, is_relative), bars and files.file(bars)
-        return drawn
+            return {pictures: files.file(gallery_panels(current, strengths))}
+        if looked_at == VIEWS[1]:
+            strength = strengths.get(name)  # not every distortion reaches every PSNR
+            figure = None if strength is None else files.file(spectrum_panels(current, name, strength, g))
+            return {spectra: figure}
+        rows = loss_table(current, strengths, g)
+        bars = chart(rows)
+        return {numbers: table_rows(rows, is_relative), relation: bars and files.file(bars)}
 
     @on_page
     def draw_sharpness(current, side):
-        return [files.file(draw(there(current), side)) for draw in (sharpness_panels, sorted_chart)]
+        with turns:
+            return [files.file(figure(there(current), side)) for figure in (sharpness_panels, sorted_chart)]
 
     def draw_surfaces(weight):
         return files.file(surface_panels(weight))
@@ -113,34 +123,35 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
         picture, number = ring_panels(*settings)
         return files.file(picture), number
 
-    def open_view(looked_at, current, *settings):
-        # Without an image the lab has just been opened, and will draw the view once it has one.
-        drawn = draw_view(looked_at, current, *settings) if current else {}
-        return {view: looked_at, emphasis: gr.update(visible=looked_at != VIEWS[0]), **drawn}
+    @on_page
+    def open_lab(current, opened):
+        return (there(current) if opened else specimen(str(example))), True
 
-    def open_file(file: dict | None) -> Specimen | None:
-        return specimen(file["path"]) if file else None
+    def open_file(file: dict):
+        return specimen(file["path"]), True
 
     figures = [pictures, spectra, numbers, relation]
-    scores = [sharpness, ordered]
     setting = [chosen, emphasis, relative, calibrate, common_psnr, share]
+
+    def draw_after(event: Callable) -> None:
+        drawn = event(draw_view, [view, seen, was_open, *setting], figures, **quiet)
+        # An image's hour counts from when it was last written.
+        drawn.success(lambda current: current or gr.skip(), seen, seen, **quiet)
+
     for event in (
-        lab.select(lambda current: current or specimen(str(example)), seen, seen, **quiet),
-        upload.upload(open_file, upload, seen, preprocess=False, **quiet),
+        lab.select(open_lab, [seen, was_open], [seen, was_open], **quiet),
+        upload.upload(open_file, upload, [seen, was_open], preprocess=False, **quiet),
     ):
-        event.success(draw_view, [view, seen, *setting], figures, **quiet)
-        event.success(draw_sharpness, [seen, window], scores, **quiet)
+        draw_after(event.success)
+        event.success(draw_sharpness, [seen, window], [sharpness, ordered], **quiet)
     calibrate.input(
         lambda on: (gr.update(visible=on), gr.update(visible=not on)), calibrate, [common_psnr, share], **quiet
     )
-    looks = [
-        gr.on([control.input for control in setting], draw_view, [view, seen, *setting], figures, **quiet),
-        window.input(draw_sharpness, [seen, window], scores, **quiet),
-    ]
+    draw_after(partial(gr.on, [control.input for control in setting]))
     for name, tab in zip(VIEWS, (pictures_view, spectra_view, losses_view), strict=True):
-        looks.append(tab.select(partial(open_view, name), [seen, *setting], [view, emphasis, *figures], **quiet))
-    for look in looks:  # an image's hour counts from when it was last written
-        look.success(lambda current: current, seen, seen, **quiet)
+        change = name, gr.update(visible=name != VIEWS[0])
+        draw_after(tab.select(lambda change=change: change, None, [view, emphasis], **quiet).success)
+    window.input(draw_sharpness, [seen, window], [sharpness, ordered], **quiet)
     for tab, draw, inputs, outputs in (
         (surface_tab, draw_surfaces, [phase_weight], surfaces),
         (ring_tab, draw_rings, [thickness, kernel], [rings, ring_number]),

@@ -28,7 +28,7 @@ SMALL_VIT = {
 class ViTUNetConfig(PreTrainedConfig):
     """Settings of [`ViTUNetForImageDenoising`].
 
-    The defaults are the conditioned network that ships; [`ViTUNetConfig.hybrid_vit_base`] is the network of
+    The defaults are a conditioned network of three levels; [`ViTUNetConfig.hybrid_vit_base`] is the network of
     "Denoising autoencoders, part 3".
 
     Args:

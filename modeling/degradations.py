@@ -289,8 +289,9 @@ class Distorter:
             return
         size, precision = tuple(image.shape[-2:]), torch.promote_types(image.dtype, torch.float32)
         self.spectrum = torch.fft.rfft2(image.to(precision), norm="ortho")
-        self.phase = self.row.phase(self.spectrum, size, seed).to(precision) if self.row.phase else None
-        self.damping = self.row.damping(size).to(precision) if self.row.damping else None
+        place = image.device, precision
+        self.phase = self.row.phase(self.spectrum, size, seed).to(*place) if self.row.phase else None
+        self.damping = self.row.damping(size).to(*place) if self.row.damping else None
         self.strengths = [self.row.maximum * (step / self.STEPS) ** 2 for step in range(self.STEPS + 1)]
         # Of these strengths, as they are asked for. Threads that fill in the same one write the same number.
         self.errors: list[float | None] = [0.0] + [None] * self.STEPS

@@ -26,8 +26,10 @@ def ssim(prediction: Tensor, target: Tensor) -> float:
     return ssim_per_image(prediction.reshape(shape), target.reshape(shape)).mean().item()
 
 
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
 def ssim_per_image(prediction: Tensor, target: Tensor) -> Tensor:
-    """`ssim` of each image: (B, C, H, W) twice, or one target (1, C, H, W) for all -> (B,)."""
+    """`ssim` of each image: (B, C, H, W) twice, or one target (1, C, H, W) for all -> (B,). Never in bf16."""
     if min(prediction.shape[-2:]) < SSIM_WINDOW:
         return prediction.new_full((len(prediction),), math.nan)
     luminance, contrast = 0.01**2, 0.03**2

@@ -116,22 +116,35 @@ def page_functions() -> dict:
     return {function.name: function.fn for function in app.fns.values()}
 
 
+SETTING = ("blur", 0.0, False, True, 22.65, 0.1)
+
+
 def test_an_image_that_was_put_away_is_asked_for_again(seen):
     page = page_functions()
     for name, arguments in (
-        *(("draw_view", (view, None, "blur", 0.0, False, True, 22.65, 0.1)) for view in VIEWS),
+        *(("draw_view", (view, None, True, *SETTING)) for view in VIEWS),
         ("draw_sharpness", (None, 16)),
+        ("open_lab", (None, True)),
     ):
         with pytest.raises(gr.Error, match="after an hour: open it again"):
             page[name](*arguments)
 
 
+def test_the_lab_opens_its_example_once(seen):
+    page = page_functions()
+    first, is_open = page["open_lab"](None, False)
+    assert torch.equal(first.image, seen.image) and is_open
+    assert page["open_lab"](first, True) == (first, True)
+
+
 def test_only_the_view_that_is_looked_at_is_drawn(seen):
     draw = page_functions()["draw_view"]
     for view, expected in zip(VIEWS, ({"lab-pictures"}, {"lab-spectra"}, {"lab-table", "lab-chart"}), strict=True):
-        results = draw(view, seen, "blur", 0.0, False, True, 22.65, 0.1)
+        results = draw(view, seen, True, *SETTING)
         drawn = {part.elem_id for part, value in results.items() if isinstance(value, str | list)}
-        assert drawn == expected
+        assert len(results) == 4 and drawn == expected
+        # Before the example is open there is nothing to draw, and nothing wrong.
+        assert not any(isinstance(value, str | list) for value in draw(view, None, False, *SETTING).values())
 
 
 def test_the_emphasis_leaves_the_other_losses_alone(seen):

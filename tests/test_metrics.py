@@ -38,6 +38,8 @@ def test_ssim_agrees_with_scikit_image():
         for image in prediction
     ]
     assert ssim_per_image(prediction, target).tolist() == pytest.approx(expected, abs=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ssim_per_image(prediction, target).tolist() == pytest.approx(expected, abs=1e-6)
     assert ssim_per_image(prediction[..., :10], target[..., :10]).isnan().tolist() == [True, True]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 import yaml
@@ -260,14 +260,18 @@ _FREE_ON_RESUME = {
 }
 
 
+def read_arguments(path: Path) -> dict:
+    """A run's `arguments.json`; a field that was not there yet when the run began has its default."""
+    defaults = {entry.name: entry.default for entry in fields(TrainingArguments) if entry.default is not MISSING}
+    return {**defaults, **json.loads(path.read_text())}
+
+
 def write_arguments(arguments: TrainingArguments, output_dir: Path, resumed: bool) -> None:
     """Keeps the run's arguments in `arguments.json`; a resumed run with other ones is refused."""
     path = output_dir / "arguments.json"
     values = json.loads(json.dumps(asdict(arguments)))  # as it will be read back
     if resumed and path.is_file():
-        first = json.loads(path.read_text())
-        # A run that began before a field was there has its default.
-        first = {**{entry.name: entry.default for entry in fields(arguments)}, **first}
+        first = read_arguments(path)
         changed = [name for name in values if name not in _FREE_ON_RESUME and first[name] != values[name]]
         if changed:
             details = ", ".join(f"{name}={values[name]!r} was {first[name]!r}" for name in changed)

@@ -1,7 +1,7 @@
 """Makes a trained network wider and deeper without changing what it computes, so that it can be trained on.
 
     python -m training.grow --model checkpoints/vit-unet-denoiser --output_dir runs/grown \\
-        --model_config '{"hidden_sizes": [48, 96, 160], "vit_projection_sizes": [160]}'
+        --model_config '{"hidden_sizes": [48, 96, 128, 160], "vit_projection_sizes": [160]}'
     accelerate launch -m training.train training/recipes/denoiser_small.yaml --model runs/grown --dataset FOLDER
 
 After Net2Net (Chen et al. 2016). Old channels keep their weights and take nothing from new ones; new channels see

@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling import ViTUNetForImageDenoising
-from training.arguments import TrainingArguments, parse_arguments
+from training.arguments import TrainingArguments, parse_arguments, read_arguments
 from training.checkpoints import checkpoints
 
 LAST_FILE = "preprocessor_config.json"  # that a run writes
@@ -78,8 +78,8 @@ def _check_same(folder: Path, arguments: TrainingArguments) -> None:
     path = folder / "arguments.json"
     if not path.is_file():
         return
-    before, now = json.loads(path.read_text()), json.loads(json.dumps(asdict(arguments)))
-    changed = [name for name in now if name not in ("resume", "stop_at_step") and before.get(name) != now[name]]
+    before, now = read_arguments(path), json.loads(json.dumps(asdict(arguments)))
+    changed = [name for name in now if name not in ("resume", "stop_at_step") and before[name] != now[name]]
     if changed:
         raise ValueError(
             f"{folder} was trained with other values of {changed}: remove it, or name another output_dir in the study."
@@ -93,16 +93,20 @@ def gigamacs(model: nn.Module, side: int = 256) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def seconds_per_megapixel(model: ViTUNetForImageDenoising, side: int = 512, repeats: int = 5) -> float:
-    """Median of the time that an image of side x side pixels takes; the first, which warms up, does not count."""
+def seconds_per_megapixel(models: list[ViTUNetForImageDenoising], side: int = 512, rounds: int = 5) -> list[float]:
+    """Medians of the time that an image of side x side pixels takes; a first round, which warms up, does not count.
+
+    The networks take turns, so that a slow minute of the machine slows them all.
+    """
     image = torch.rand(1, 3, side, side).to(memory_format=torch.channels_last)
-    times = []
+    times: list[list[float]] = [[] for _ in models]
     with torch.inference_mode():
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            model(image)
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[1:]) / (side * side / 1e6)
+        for _ in range(rounds + 1):
+            for model, found in zip(models, times, strict=True):
+                start = time.perf_counter()
+                model(image)
+                found.append(time.perf_counter() - start)
+    return [statistics.median(found[1:]) / (side * side / 1e6) for found in times]
 
 
 def last_validation(folder: Path) -> dict[str, float]:
@@ -126,18 +130,20 @@ def main(argv: list[str] | None = None) -> None:
     names = arguments.only or list(study.variants)
     if unknown := [name for name in names if name not in study.variants]:
         raise ValueError(f"--only {unknown}: the study has {list(study.variants)}.")
-    rows = []
-    for name in names:
-        folder = study.train(name, arguments.dataset)
-        model = ViTUNetForImageDenoising.from_pretrained(folder).eval().to(memory_format=torch.channels_last)
-        size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        rows.append((name, size, gigamacs(model), seconds_per_megapixel(model), last_validation(folder.parent)))
-    scores = list(rows[0][-1])
+    folders = [study.train(name, arguments.dataset) for name in names]
+    models = [
+        ViTUNetForImageDenoising.from_pretrained(folder).eval().to(memory_format=torch.channels_last)
+        for folder in folders
+    ]
+    found = [last_validation(folder.parent) for folder in folders]
+    rows = zip(names, models, seconds_per_megapixel(models), found, strict=True)
+    scores = list(found[0])
     print(f"{'variant':<28}{'parameters M':>13}{'GMACs 256x256':>15}{'s/megapixel':>13}", end="")
     print("".join(f"{name.replace('psnr_', 'dB at '):>10}" for name in scores))
-    for name, size, work, seconds, found in rows:
-        print(f"{name:<28}{size:>13.2f}{work:>15.2f}{seconds:>13.2f}", end="")
-        print("".join(f"{found[score]:>10.2f}" for score in scores))
+    for name, model, seconds, values in rows:
+        size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        print(f"{name:<28}{size:>13.2f}{gigamacs(model):>15.2f}{seconds:>13.2f}", end="")
+        print("".join(f"{values[score]:>10.2f}" for score in scores))
 
 
 if __name__ == "__main__":

@@ -223,7 +223,8 @@ def _block_means(values: Tensor, height: int, width: int) -> Tensor:
     rows, columns = values.shape[-2] // height, values.shape[-1] // width
     whole = values[..., : rows * height, : columns * width]
     sums = whole.unflatten(-2, (rows, height)).sum(-2).unflatten(-1, (columns, width))
-    return (sums @ values.new_full((width, 1), 1 / (height * width))).squeeze(-1)
+    with torch.autocast(values.device.type, enabled=False):  # which would round a product, and no pooling
+        return (sums @ values.new_full((width, 1), 1 / (height * width))).squeeze(-1)
 
 
 def complex_spectrum(prediction: Tensor, target: Tensor) -> Tensor:
