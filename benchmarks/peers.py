@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +28,7 @@ from modeling import ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
 from modeling.image_files import photographs, read_photograph
 from modeling.metrics import psnr
+from training.study import seconds_per_megapixel
 
 Denoiser = Callable[[Tensor, float], Tensor]  # (3, H, W) and the noise level in [0, 1] -> (3, H, W)
 REFERENCE = "CDnCNN-B"
@@ -104,18 +103,6 @@ def ours(model: ViTUNetForImageDenoising, told: bool = False) -> Denoiser:
     return denoise
 
 
-def seconds_per_megapixel(denoisers: dict[str, Denoiser], side: int, repeats: int) -> dict[str, float]:
-    """Medians; the denoisers take turns, so that a passing load on the machine falls on all of them."""
-    noisy = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0))
-    times: dict[str, list[float]] = {name: [] for name in denoisers}
-    for _ in range(repeats + 1):  # the first round warms up
-        for name, denoise in denoisers.items():
-            start = time.perf_counter()
-            denoise(noisy, 25 / 255)
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[1:]) / (side * side / 1e6) for name, values in times.items()}
-
-
 def print_line(label: str, values: dict[str, float], decimals: int) -> None:
     print(f"{label:<36}" + "".join(f"{value:>12.{decimals}f}" for value in values.values()), flush=True)
 
@@ -159,7 +146,10 @@ def main(argv: list[str] | None = None) -> dict[tuple[str, float], dict[str, flo
     sizes = {name: sum(p.numel() for p in network.parameters()) / 1e6 for name, network in networks.items()}
     print_line("million parameters", sizes, 2)
     if arguments.side:
-        seconds = seconds_per_megapixel(denoisers, arguments.side, arguments.repeats)
+        restorers = {
+            each: lambda image, denoise=denoise: denoise(image[0], 25 / 255) for each, denoise in denoisers.items()
+        }
+        seconds = seconds_per_megapixel(restorers, arguments.side, arguments.repeats)
         print_line(f"seconds per megapixel, {arguments.side}x{arguments.side}", seconds, 3)
         print_line(f"times {REFERENCE}'s", {name: value / seconds[REFERENCE] for name, value in seconds.items()}, 2)
     return results

@@ -15,12 +15,13 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling import ViTUNetForImageDenoising
@@ -93,20 +94,23 @@ def gigamacs(model: nn.Module, side: int = 256) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def seconds_per_megapixel(models: list[ViTUNetForImageDenoising], side: int = 512, rounds: int = 5) -> list[float]:
-    """Medians of the time that an image of side x side pixels takes; a first round, which warms up, does not count.
+def seconds_per_megapixel(
+    restorers: Mapping[str, Callable[[Tensor], object]], side: int = 512, rounds: int = 5
+) -> dict[str, float]:
+    """Medians of the time that each takes for an image (1, 3, side, side), after a round that warms up.
 
-    The networks take turns, so that a slow minute of the machine slows them all.
+    They take turns, so that a slow minute of the machine slows them all.
     """
-    image = torch.rand(1, 3, side, side).to(memory_format=torch.channels_last)
-    times: list[list[float]] = [[] for _ in models]
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    image = image.to(memory_format=torch.channels_last)
+    times: dict[str, list[float]] = {name: [] for name in restorers}
     with torch.inference_mode():
         for _ in range(rounds + 1):
-            for model, found in zip(models, times, strict=True):
+            for name, restore in restorers.items():
                 start = time.perf_counter()
-                model(image)
-                found.append(time.perf_counter() - start)
-    return [statistics.median(found[1:]) / (side * side / 1e6) for found in times]
+                restore(image)
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found[1:]) / (side * side / 1e6) for name, found in times.items()}
 
 
 def last_validation(folder: Path) -> dict[str, float]:
@@ -130,20 +134,20 @@ def main(argv: list[str] | None = None) -> None:
     names = arguments.only or list(study.variants)
     if unknown := [name for name in names if name not in study.variants]:
         raise ValueError(f"--only {unknown}: the study has {list(study.variants)}.")
-    folders = [study.train(name, arguments.dataset) for name in names]
-    models = [
-        ViTUNetForImageDenoising.from_pretrained(folder).eval().to(memory_format=torch.channels_last)
-        for folder in folders
-    ]
-    found = [last_validation(folder.parent) for folder in folders]
-    rows = zip(names, models, seconds_per_megapixel(models), found, strict=True)
-    scores = list(found[0])
+    folders = {name: study.train(name, arguments.dataset) for name in names}
+    models = {
+        name: ViTUNetForImageDenoising.from_pretrained(folder).eval().to(memory_format=torch.channels_last)
+        for name, folder in folders.items()
+    }
+    found = {name: last_validation(folder.parent) for name, folder in folders.items()}
+    seconds = seconds_per_megapixel(models)
+    scores = list(found[names[0]])
     print(f"{'variant':<28}{'parameters M':>13}{'GMACs 256x256':>15}{'s/megapixel':>13}", end="")
     print("".join(f"{name.replace('psnr_', 'dB at '):>10}" for name in scores))
-    for name, model, seconds, values in rows:
+    for name, model in models.items():
         size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        print(f"{name:<28}{size:>13.2f}{gigamacs(model):>15.2f}{seconds:>13.2f}", end="")
-        print("".join(f"{values[score]:>10.2f}" for score in scores))
+        print(f"{name:<28}{size:>13.2f}{gigamacs(model):>15.2f}{seconds[name]:>13.2f}", end="")
+        print("".join(f"{found[name][score]:>10.2f}" for score in scores))
 
 
 if __name__ == "__main__":
