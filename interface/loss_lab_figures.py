@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
+from threading import Barrier
 
 import torch
 import torch.nn.functional as F
@@ -72,15 +74,6 @@ class Specimen:
     def _loss(self, term: str, strengths: tuple[tuple[str, float], ...], *emphasis: float) -> list[float]:
         """A loss of the image under each of the distortions; one target for all, so that it is looked at once."""
         return LOSS_TERMS[term].function(self.batch(strengths), self.image, *emphasis).tolist()
-
-    def losses(self, strengths: tuple[tuple[str, float], ...], emphasis: float) -> list[dict[str, float]]:
-        """Each loss of the image under each of the distortions."""
-        columns = {
-            term: self.loss(term, strengths, *([emphasis] if row.emphasised else []))
-            for term, row in LOSS_TERMS.items()
-        }
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return [{**row, HYBRID: row["pixel"] + row["amplitude_squared"]} for row in rows]
 
     def _measures(self, strengths: tuple[tuple[str, float], ...]) -> list[dict[str, float]]:
         """What the emphasis has no part in."""
@@ -158,11 +151,40 @@ def spectrum_panels(seen: Specimen, name: str, strength: float, emphasis: float)
     )
 
 
+@cache
+def one_core_each() -> ThreadPoolExecutor:
+    """As many threads as torch uses, each of which computes on one core.
+
+    Losses of a few small images are done sooner beside each other than one after the other on all cores.
+    """
+    cores = torch.get_num_threads()
+    pool, met = ThreadPoolExecutor(cores), Barrier(cores)
+
+    def restrict() -> None:
+        met.wait()  # so that every thread comes here once
+        torch.get_num_threads()  # on its first use a thread takes over what was said last, even if it knew better
+        torch.set_num_threads(1)
+
+    for done in [pool.submit(restrict) for _ in range(cores)]:
+        done.result()
+    torch.set_num_threads(cores)  # a thread that begins later does as the last one said
+    return pool
+
+
 def loss_table(seen: Specimen, strengths: dict[str, float], emphasis: float) -> dict[str, dict[str, float]]:
     """Distortion -> loss or measure -> value."""
-    items = tuple(strengths.items())
-    rows = zip(seen.losses(items, emphasis), seen.measures(items), strict=True)
-    return {name: {**losses, **measures} for name, (losses, measures) in zip(strengths, rows, strict=True)}
+    items, pool = tuple(strengths.items()), one_core_each()
+    seen.batch(items)  # once, for all
+    measures = pool.submit(seen.measures, items)
+    columns = {
+        term: pool.submit(seen.loss, term, items, *([emphasis] if row.emphasised else []))
+        for term, row in reversed(LOSS_TERMS.items())  # short ones at the end
+    }
+    table = {}
+    for index, (name, values) in enumerate(zip(strengths, measures.result(), strict=True)):
+        losses = {term: columns[term].result()[index] for term in LOSS_TERMS}
+        table[name] = {**losses, HYBRID: losses["pixel"] + losses["amplitude_squared"], **values}
+    return table
 
 
 def table_rows(table: dict[str, dict[str, float]], relative: bool) -> list[list[str]]:

@@ -20,6 +20,7 @@ from interface.loss_lab_figures import (
     chart,
     gallery_panels,
     loss_table,
+    one_core_each,
     ring_panels,
     sharpness_panels,
     sorted_chart,
@@ -44,6 +45,7 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     seen = gr.State(None, time_to_live=HOUR)
     was_open = gr.State(False)  # whether there was an image; it has no hour
     view = gr.State(VIEWS[0])
+    one_core_each()  # now, while no other thread begins
     turns = Lock()  # of visitors: together they would all be as slow as the slowest
     files = Pictures()
     shown = {"show_label": False, "format": "png", "interactive": False}

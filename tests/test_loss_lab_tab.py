@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import gradio as gr
 import pytest
 import torch
@@ -13,6 +15,7 @@ from interface.loss_lab_figures import (
     chart,
     gallery_panels,
     loss_table,
+    one_core_each,
     ring_difference,
     sharpness_panels,
     sorted_chart,
@@ -148,8 +151,15 @@ def test_only_the_view_that_is_looked_at_is_drawn(seen):
 
 
 def test_the_emphasis_leaves_the_other_losses_alone(seen):
-    strengths = tuple(seen.strengths(22.65, 0.0).items())
-    seen.losses(strengths, 0.5)
+    strengths = seen.strengths(22.65, 0.0)
+    loss_table(seen, strengths, 0.5)
     before = seen.loss.cache_info().misses
-    seen.losses(strengths, 1.5)
+    loss_table(seen, strengths, 1.5)
     assert seen.loss.cache_info().misses - before == sum(term.emphasised for term in LOSS_TERMS.values())
+
+
+def test_threads_that_work_alone_leave_the_others_their_cores():
+    cores = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as other:
+        assert {one_core_each().submit(torch.get_num_threads).result() for _ in range(20)} == {1}
+        assert torch.get_num_threads() == other.submit(torch.get_num_threads).result() == cores
