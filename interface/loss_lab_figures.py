@@ -36,7 +36,7 @@ POSTS_PSNR = 22.65  # dB, the second post's
 MAX_SIDE = 512  # pixels: larger images are cut to their centre, so that every control answers at once
 HYBRID = "pixel + amplitude_squared"  # what the second post recommends
 REFERENCE = "blur"  # the distortion that the relative table divides by
-SMALLEST_WINDOW = 4  # pixels
+SMALLEST_WINDOW, USUAL_WINDOW = 4, 16  # pixels
 SCORE = "mean difference between neighbours"
 
 
@@ -195,7 +195,7 @@ def table_rows(table: dict[str, dict[str, float]], relative: bool) -> list[list[
         if relative:
             reference = table.get(REFERENCE, {}).get(term, math.nan)
             values = [value / reference if reference else math.nan for value in values]
-        rows.append([term, *("-" if math.isnan(value) else f"{value:.3g}" for value in values)])
+        rows.append([term, *("-" if math.isnan(value) else f"{value:.4g}" for value in values)])
     return rows
 
 
@@ -280,7 +280,8 @@ def sharpness_panels(seen: Specimen, window: float) -> Image.Image:
     """The scores of its windows over the image."""
     height, width = seen.image.shape[-2:]
     spread = F.interpolate(seen.window_scores(int(window))[None, None], size=(height, width), mode="nearest")[0, 0]
-    frame = {"extent": (0, width, height, 0), "axes": ("pixels", "pixels"), "limits": (0.0, seen.sharpest)}
+    brightest = round_number_above(seen.window_scores(USUAL_WINDOW).max().item())  # one scale here, too
+    frame = {"extent": (0, width, height, 0), "axes": ("pixels", "pixels"), "limits": (0.0, brightest)}
     return panels(
         [
             Panel("image", thinned(seen.image[0, 0]), limits=(0, 1)),

@@ -16,6 +16,7 @@ import gradio as gr
 from interface.loss_lab_figures import (
     POSTS_PSNR,
     SMALLEST_WINDOW,
+    USUAL_WINDOW,
     Specimen,
     chart,
     gallery_panels,
@@ -68,7 +69,8 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
             with gr.Tab(VIEWS[2]) as losses_view:
                 relative = gr.Checkbox(False, label="Relative to the blur")
                 headers = ["loss or measure", *(f"{row.label} ({row.unit})" for row in DISTORTIONS.values())]
-                widths = ["22%"] + [f"{78 / len(DISTORTIONS):g}%"] * len(DISTORTIONS)
+                longest = [max(len(word) for word in header.split()) for header in headers[1:]]  # none is broken
+                widths = ["22%", *(f"{78 * length / sum(longest):.1f}%" for length in longest)]
                 table = {"column_widths": widths, "wrap": True, "max_height": 700, "elem_id": "lab-table"}
                 numbers = gr.Dataframe(headers=headers, label="Losses and measures", interactive=False, **table)
                 relation = gr.Image(label="Relative losses", elem_id="lab-chart", **shown)
@@ -82,7 +84,7 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
         ring_number = gr.Markdown()
         rings = gr.Image(label="Ring experiment", elem_id="lab-rings", **shown)
     with gr.Tab("Sharpness map"):
-        window = gr.Slider(SMALLEST_WINDOW, 64, 16, step=2, label="Window (pixels)")
+        window = gr.Slider(SMALLEST_WINDOW, 64, USUAL_WINDOW, step=2, label="Window (pixels)")
         with gr.Row():
             sharpness = gr.Image(label="Window scores", elem_id="lab-scores", **shown, scale=2)
             ordered = gr.Image(label="Sorted", elem_id="lab-sorted", **shown, scale=1)
