@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from playwright.sync_api import Page, sync_playwright
+if TYPE_CHECKING:  # what is measured without a browser needs no Playwright
+    from playwright.sync_api import Page
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
@@ -40,6 +42,8 @@ def chromium() -> Iterator[Page]:
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         raise FileNotFoundError("There is no Chromium: see `make chromium`.")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield browser.new_page()
