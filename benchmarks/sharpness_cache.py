@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import median_milliseconds, peak_mebibytes
-from modeling.losses import sorted_sharpness_scores
+from modeling.sharpness import sorted_sharpness_scores
 
 WINDOW = 16
 

@@ -18,8 +18,8 @@ from interface.painting import held_where
 from interface.pictures import Photograph, centre, to_image
 from interface.restorer import Restore
 from modeling import LOSS_TERMS
-from modeling.losses import sharpness_scores
 from modeling.metrics import psnr, sharpness_ratio
+from modeling.sharpness import sharpness_scores
 from modeling.spectra import hann_window, multiplicity
 
 FIDELITY_CORNER = {"pixel": 1.0}

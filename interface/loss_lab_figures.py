@@ -28,8 +28,9 @@ from interface.pictures import centre, on_page
 from modeling import LOSS_TERMS
 from modeling.degradations import DISTORTIONS, Distorter
 from modeling.image_files import read_photograph
-from modeling.losses import pixel, sharpness_scores
+from modeling.losses import pixel
 from modeling.metrics import ssim_per_image
+from modeling.sharpness import sharpness_scores
 from modeling.spectra import emphasis_map
 
 POSTS_PSNR = 22.65  # dB, the second post's

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interface.pictures import to_image
 from modeling.image_files import read_photograph
-from modeling.losses import sharpness_scores
+from modeling.sharpness import sharpness_scores
 
 EVERYWHERE, PAINTED, MASKED, LOOKED_AT, SHARP = "everywhere", "painted", "masked", "looked at", "sharp"
 PLACES = {

@@ -33,10 +33,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .losses import sharpness_scores
 from .modeling_vit_unet import ViTUNetForImageDenoising
 from .opened_network import OpenedNetwork, Seen
 from .principal_maps import enlarged, kernel_principal_map, principal_map
+from .sharpness import sharpness_scores
 
 HIGHEST_OCTAVE = (0.25, 0.5)  # cycles per pixel
 TINY = np.finfo(np.float32).tiny  # makes 0 / 0 zero, and changes no other quotient

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .sharpness import sorted_sharpness_scores
 from .spectra import amplitude_spectrum, half_overlapping_tiles, hann_window, kept_beside, plane_mean, spectrum
 from .wavelets import unscaled_wavelet_bands
 
@@ -87,94 +87,6 @@ def windowed_amplitude(
         total = total + difference.abs().sum((1, 2, 3))
         count += math.prod(predicted.shape[1:4])
     return AMPLITUDE_SCALE * plane_mean(total / count, high_frequency_emphasis, height, width)
-
-
-class _NeighbourDifferences(torch.autograd.Function):
-    """Absolute differences to the right, lower, lower-right and lower-left neighbours, summed over channels.
-
-    (B, C, H, W) -> the sum of all four at each pixel that has them (B, 1, H-1, W-1), the rightward ones of the rows
-    `first`, `first + step`, ..., and the downward ones of those columns. Only the image is kept for the gradient, which
-    is summed in place: autograd would keep each difference, and pad each of the eight slices with zeros to full size.
-    """
-
-    @staticmethod
-    def neighbours(image: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-        return (
-            (image[..., :, 1:], image[..., :, :-1]),
-            (image[..., 1:, :], image[..., :-1, :]),
-            (image[..., 1:, 1:], image[..., :-1, :-1]),
-            (image[..., 1:, :-1], image[..., :-1, 1:]),
-        )
-
-    @staticmethod
-    def forward(ctx, image: Tensor, first: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(image)
-        ctx.first, ctx.step = first, step
-        right, down, diagonal, antidiagonal = _NeighbourDifferences.neighbours(image)
-
-        def over_channels(values: Tensor) -> Tensor:
-            # One by one: `sum` over so few is several times slower, and makes 16-bit integers 64-bit.
-            total = values[:, :1].clone()
-            for channel in values.split(1, dim=1)[1:]:
-                total += channel
-            return total
-
-        all_four = torch.sub(*diagonal).abs_().add_(torch.sub(*antidiagonal).abs_())
-        difference = torch.sub(*right).abs_()
-        last_row = over_channels(difference[..., first::step, :])
-        all_four += difference[..., :-1, :]
-        del difference  # so that no more than three images are held at once
-        difference = torch.sub(*down).abs_()
-        last_column = over_channels(difference[..., first::step])
-        all_four += difference[..., :-1]
-        del difference
-        return over_channels(all_four), last_row, last_column
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, all_four: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, None, None]:
-        (image,) = ctx.saved_tensors
-        right, down = F.pad(all_four, (0, 0, 0, 1)), F.pad(all_four, (0, 1))
-        right[..., ctx.first :: ctx.step, :] += rows
-        down[..., ctx.first :: ctx.step] += columns
-        total = torch.zeros_like(image)
-        pairs, sums = (_NeighbourDifferences.neighbours(values) for values in (image, total))
-        for (a, b), (sum_a, sum_b), gradient in zip(pairs, sums, (right, down, all_four, all_four), strict=True):
-            change = (a - b).sign_().mul_(gradient)
-            sum_a.add_(change)
-            sum_b.sub_(change)
-        return total, None, None
-
-
-def sharpness_scores(image: Tensor, window_size: int = 16) -> Tensor:
-    """Local sharpness of half-overlapping windows: (B, C, H, W) -> (B, rows, columns).
-
-    A score is the sum, inside the window, of the absolute differences to the right, lower, lower-right and lower-left
-    neighbours, averaged over channels (first post), without unfolding a window: a window of side w holds (w-1) x (w-1)
-    cells with all four differences at their upper left corner, a last column of downward ones, and a last row of
-    rightward ones. 8-bit images may come as `int16`, for scores 255 times as large: exact, and in half the time.
-    """
-    side = min(window_size, *image.shape[-2:])
-    if side < 2:  # a window of one pixel has no neighbours
-        return image.flatten(1).sum(1)[:, None, None] * 0.0
-    step, cells = max(side // 2, 1), side - 1
-    all_four, last_row, last_column = _NeighbourDifferences.apply(image, cells, step)
-    if not image.is_floating_point():
-        all_four, last_row, last_column = all_four.float(), last_row.float(), last_column.float()
-
-    def along_rows(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, (1, cells), (1, step), divisor_override=1)
-
-    def along_columns(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, (cells, 1), (step, 1), divisor_override=1)
-
-    # Two short sums are faster than one over the window, and more exact.
-    return (along_columns(along_rows(all_four) + last_column) + along_rows(last_row)).squeeze(1) / image.shape[1]
-
-
-def sorted_sharpness_scores(image: Tensor, window_size: int = 16) -> Tensor:
-    """The scores of `sharpness_scores` in descending order: (B, C, H, W) -> (B, windows)."""
-    return sharpness_scores(image, window_size).flatten(1).sort(dim=1, descending=True).values
 
 
 def regional_sharpness(
@@ -333,6 +245,12 @@ class WeightedCriterion:
             name: {keyword: getattr(config, field) for keyword, field in term.settings.items()}
             for name, term in LOSS_TERMS.items()
         }
+        self.functions = {name: term.function for name, term in LOSS_TERMS.items()}
+
+    def compile(self, **options) -> None:
+        """Compiles the terms that are long chains of short operations; `options` are those of `torch.compile`."""
+        for name in ("regional_sharpness", "wavelet"):
+            self.functions[name] = torch.compile(self.functions[name], **options)
 
     def terms(
         self,
@@ -354,7 +272,7 @@ class WeightedCriterion:
                 term = LOSS_TERMS[name]
                 emphasis = {"high_frequency_emphasis": high_frequency_emphasis} if term.emphasised else {}
                 extra = (known or {}).get(name, {})
-                values[name] = term.function(prediction, target, **emphasis, **self.settings[name], **extra)
+                values[name] = self.functions[name](prediction, target, **emphasis, **self.settings[name], **extra)
         return values
 
     def mapped_terms(

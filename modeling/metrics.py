@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from .losses import sharpness_scores
+from .sharpness import sharpness_scores
 
 SSIM_WINDOW = 11  # pixels, of a Gaussian of standard deviation 1.5 (Wang et al. 2004)
 SSIM_STRIP = 48  # rows or columns of means that are computed together

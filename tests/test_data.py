@@ -13,7 +13,16 @@ from PIL import Image
 
 from modeling.degradations import Noise
 from modeling.vit_features import reflect_pad
-from training.data import ImageStore, SampleMaker, TrainingSamples, collate, image_index, load_images, validation_images
+from training.data import (
+    ImageOrder,
+    ImageStore,
+    SampleMaker,
+    TrainingSamples,
+    collate,
+    folder_repeats,
+    load_images,
+    validation_images,
+)
 from training.device_data import DeviceBatches
 from training.loss_sampling import LossSampler
 from training.streaming import StreamedSamples
@@ -45,8 +54,29 @@ def test_a_sample_is_a_function_of_seed_and_number(image_folder):
 
 def test_each_epoch_visits_every_image_once(image_folder):
     for epoch in range(3):
-        indices = [image_index(6 * epoch + position, 6, 0) for position in range(6)]
+        indices = [ImageOrder(0, [1] * 6)[6 * epoch + position] for position in range(6)]
         assert sorted(indices) == list(range(6))
+    order = ImageOrder(0, [1, 3, 1])
+    assert len(order) == 5
+    epochs = [[order[5 * epoch + position] for position in range(5)] for epoch in range(4)]
+    assert all(sorted(epoch) == [0, 1, 1, 1, 2] for epoch in epochs) and len(set(map(tuple, epochs))) > 1
+
+
+def test_folders_are_repeated(tmp_path):
+    for name in ("photos/a", "photos/deep/b", "cracks/c"):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    dataset = load_images(str(tmp_path))
+    assert folder_repeats(dataset, "image", {}) == [1, 1, 1]
+    assert sorted(folder_repeats(dataset, "image", {"photos": 3, "deep": 2})) == [1, 3, 3]
+    with pytest.raises(ValueError, match="photographs"):
+        folder_repeats(dataset, "image", {"photographs": 3})
+    store = ImageStore(dataset)
+    samples = TrainingSamples(maker(), store, 7, repeats=[3, 1, 3])
+    made = DeviceBatches(maker(), store, (0.0, 0.1), 7, 0, 1, torch.device("cpu"), repeats=[3, 1, 3])
+    for order in (samples.order, made.order):
+        assert sorted(order[sample] for sample in range(7)) == [0, 0, 0, 1, 2, 2, 2]
 
 
 def test_noise_has_the_level_that_is_told(image_folder):
@@ -64,7 +94,7 @@ def test_crops_are_cut_from_the_images(image_folder):
     for index in range(12):
         crop = run[index]["labels"]
         assert crop.shape == (3, 40, 40) and crop.is_contiguous()
-        original = originals[image_index(index, 6, 0)]
+        original = originals[run.order[index]]
         turned = [crop, crop.flip(-1), crop.transpose(-1, -2), crop.transpose(-1, -2).flip(-1)]
         windows = original.unfold(1, 40, 1).unfold(2, 40, 1).permute(1, 2, 0, 3, 4).reshape(-1, 3, 40, 40)
         assert any((windows == turn).flatten(1).all(1).any() for turn in turned)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torchvision.transforms.functional import gaussian_blur
 
 from modeling import LOSS_TERMS, TRAINABLE_TERMS, ViTUNetConfig
-from modeling.losses import WeightedCriterion, grid_imprint, sharpness_scores
+from modeling.losses import WeightedCriterion, grid_imprint
+from modeling.sharpness import sharpness_scores
 from modeling.spectra import emphasis_map
 from modeling.wavelets import WAVELET_FILTERS, wavelet_bands
 
@@ -372,3 +373,17 @@ def test_terms_are_float32_under_autocast():
     for name, value in terms.items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, expected[name])
+
+
+def test_compiled_terms_are_the_same():
+    """Without code being generated, which takes minutes: what a compiler can follow, it can also translate."""
+    plain, compiled = (WeightedCriterion(ViTUNetConfig()) for _ in range(2))
+    compiled.compile(backend="aot_eager", fullgraph=True)
+    target, image = torch.rand(2, 2, 3, 40, 33, generator=torch.Generator().manual_seed(0))
+    results = []
+    for criterion in (plain, compiled):
+        prediction = image.clone().requires_grad_()
+        terms = criterion.terms(prediction, target)
+        gradients = [torch.autograd.grad(value.sum(), prediction, retain_graph=True)[0] for value in terms.values()]
+        results.append((list(terms.values()), gradients))
+    torch.testing.assert_close(results[1], results[0])

@@ -32,10 +32,18 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> lis
 @pytest.mark.parametrize("shape", [(2, 16, 27), (1, 40, 8), (3, 12, 12)])
 def test_singular_values_end_near_one(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    before, after = torch.linalg.svdvals(matrices), torch.linalg.svdvals(orthogonalised(matrices))
+    before, after = torch.linalg.svdvals(matrices), torch.linalg.svdvals(orthogonalised([matrices])[0])
     kept = before > 0.05 * before.max()  # the smallest of a square matrix take more iterations
     assert after.max() < 1.3 and after[kept].min() > 0.4
-    assert orthogonalised(torch.zeros(shape)).isfinite().all()
+    assert orthogonalised([torch.zeros(shape)])[0].isfinite().all()
+
+
+def test_shapes_that_share_a_side_do_not_mix():
+    generator = torch.Generator().manual_seed(0)
+    groups = [torch.randn(shape, generator=generator) for shape in [(2, 16, 27), (1, 40, 16), (3, 12, 12), (1, 16, 16)]]
+    for matrices, together in zip(groups, orthogonalised(groups), strict=True):
+        assert together.shape == matrices.shape
+        torch.testing.assert_close(together, orthogonalised([matrices])[0])
 
 
 def test_who_takes_which_steps():

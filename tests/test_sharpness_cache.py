@@ -10,7 +10,7 @@ from PIL import Image
 
 from modeling import ViTUNetForImageDenoising
 from modeling.degradations import Noise
-from modeling.losses import sharpness_scores
+from modeling.sharpness import sharpness_scores
 from tests.conftest import tiny_config
 from training.data import ImageStore, SampleMaker, TrainingSamples, load_images
 from training.sharpness_cache import COLUMN, VERSION, with_sharpness_scores

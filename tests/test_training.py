@@ -22,7 +22,7 @@ from training.arguments import TrainingArguments, parse_arguments, write_argumen
 from training.checkpoints import checkpoints
 from training.logs import Log
 from training.loss_sampling import FixedLoss
-from training.train import FRESH_NETWORKS, GRID_FLOOR, learning_rate, train, training_step
+from training.train import FRESH_NETWORKS, GRID_FLOOR, freeze_all_but, learning_rate, train, training_step
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "training" / "recipes" / "smoke.yaml"
@@ -61,6 +61,7 @@ def test_a_run_leaves_a_model_checkpoints_and_metrics(finished):
     assert steps == list(range(1, 11))
     assert {*model.config.conditioned_terms, "learning_rate", "images_per_second"} <= set(lines[0])
     assert [line["step"] for line in lines if "psnr_50" in line] == [5, 10]
+    assert all(line["slider_response"] > 0 for line in lines if "psnr_50" in line)
     assert json.loads((finished / "arguments.json").read_text())["max_steps"] == 10
 
 
@@ -312,3 +313,16 @@ def test_recipes_parse(recipe):
     arguments = parse_arguments([str(recipe), "--dataset", "folder"])
     config = FRESH_NETWORKS[arguments.preset](**arguments.model_config)
     assert config.hidden_sizes
+
+
+def test_only_the_named_parts_learn(tmp_path, image_folder):
+    start = randomised(ViTUNetForImageDenoising(tiny_config()))
+    start.save_pretrained(tmp_path / "start")
+    parts = ["--trained_parts", '["condition", "decoder"]']
+    run(tmp_path / "run", image_folder, "--model", str(tmp_path / "start"), "--model_config", "{}", *parts)
+    trained = ViTUNetForImageDenoising.from_pretrained(tmp_path / "run" / "model")
+    for (name, before), after in zip(start.named_parameters(), trained.parameters(), strict=True):
+        stays = not name.startswith(("condition", "decoder"))
+        assert torch.equal(before, after) == stays, name
+    with pytest.raises(ValueError, match="decode'"):
+        freeze_all_but(start, ["decode"])

@@ -30,6 +30,10 @@ class TrainingArguments:
     streaming: bool = field(default=False, metadata={"help": "Read the dataset as it comes, without downloading it."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Images among which a streamed dataset is shuffled."})
     validation_size: int = field(default=12, metadata={"help": "Images held out for validation (centre crops)."})
+    folder_repeats: dict | str | None = field(
+        default=None,
+        metadata={"help": "Folders whose images come several times an epoch: {photos: 3} (JSON on the command line)."},
+    )
     keep_images: bool = field(default=True, metadata={"help": "Keep decoded images in memory (3 bytes a pixel)."})
     data_on_device: bool = field(
         default=False, metadata={"help": "Keep them in the accelerator's memory; crops and noise are made there."}
@@ -44,6 +48,11 @@ class TrainingArguments:
         metadata={"help": "Fresh network: small, or hybrid_vit_base (the first post's)."},
     )
     backbone: str | None = field(default=None, metadata={"help": "Pretrained ViT of a fresh model: Hub id or folder."})
+
+    trained_parts: list | str | None = field(
+        default=None,
+        metadata={"help": 'Parts of the network to train, the rest stays: ["condition", "decoder"]. Default: all.'},
+    )
 
     crop_size: int = field(
         default=96, metadata={"help": "Side of the training crops, pixels; 0: whole images, of one size."}
@@ -63,6 +72,10 @@ class TrainingArguments:
     blind_probability: float = field(default=0.75, metadata={"help": "Share of images whose noise level is withheld."})
     sample_losses: bool = field(
         default=True, metadata={"help": "Draw loss weights per image (conditioned networks); else the config's hold."}
+    )
+    corner_probability: float = field(
+        default=0.35,
+        metadata={"help": "Share of images with all weight on the first term, pixel (see LossSampler)."},
     )
     map_probability: float = field(
         default=0.0, metadata={"help": "Share of images with two losses, blended by a smooth random map."}
@@ -133,16 +146,17 @@ class TrainingArguments:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {list(allowed)}.")
-        for name in ("model_config", "crop_schedule", "noise", "loss_weights"):
+        for name in ("model_config", "crop_schedule", "noise", "loss_weights", "folder_repeats", "trained_parts"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, _parsed_json(name, getattr(self, name)))
         self.model_config = self.model_config or {}
+        self.folder_repeats = {name: int(count) for name, count in (self.folder_repeats or {}).items()}
         self.crop_schedule = {int(step): int(size) for step, size in (self.crop_schedule or {}).items()}
         at_least_one = ("max_steps", "batch_size", "gradient_accumulation_steps", "logging_steps", "shuffle_buffer")
         for name in (*at_least_one, "validation_steps", "checkpoint_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("blind_probability", "map_probability"):
+        for name in ("blind_probability", "corner_probability", "map_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1].")
         if self.crop_size < 0:
@@ -173,10 +187,11 @@ class TrainingArguments:
                 "crop_size": not self.crop_size,
                 "num_workers": self.num_workers,
                 "data_on_device": self.data_on_device,
+                "folder_repeats": self.folder_repeats,
             }
             if any(wrong.values()):
                 raise ValueError(
-                    "A streamed dataset is cut into crops by the main process: leave out "
+                    "A streamed dataset comes once, and is cut into crops by the main process: leave out "
                     f"{', '.join(name for name, given in wrong.items() if given)}."
                 )
         if self.data_on_device:

@@ -14,7 +14,15 @@ from torch.utils.data import DataLoader
 from modeling import ViTUNetConfig
 from modeling.degradations import Noise
 from training.arguments import TrainingArguments
-from training.data import ImageStore, SampleMaker, TrainingSamples, collate, load_images, validation_images
+from training.data import (
+    ImageStore,
+    SampleMaker,
+    TrainingSamples,
+    collate,
+    folder_repeats,
+    load_images,
+    validation_images,
+)
 from training.device_data import DeviceBatches
 from training.loss_sampling import FixedLoss, LossSampler
 from training.sharpness_cache import with_sharpness_scores
@@ -36,12 +44,16 @@ class Data:
         if not arguments.crop_size:
             dataset = with_sharpness_scores(dataset, arguments.image_column, config.sharpness_window_size)
         self.dataset = dataset
+        self.repeats = (
+            None if arguments.streaming else folder_repeats(dataset, arguments.image_column, arguments.folder_repeats)
+        )
         self.stores = None if arguments.streaming else self._stores(dataset, arguments.keep_images)
 
         sampler, names = None, tuple(config.conditioned_terms)
         if names and arguments.sample_losses:
             maximum = config.max_high_frequency_emphasis
-            sampler = LossSampler(names, maximum, map_probability=arguments.map_probability)
+            probabilities = arguments.corner_probability, arguments.map_probability
+            sampler = LossSampler(names, maximum, *probabilities)
         elif names:
             weights = tuple(float(config.loss_weights.get(name, 0.0)) for name in names)
             sampler = FixedLoss(weights, config.high_frequency_emphasis)
@@ -85,7 +97,14 @@ class Data:
             levels = arguments.min_noise_level / 255, arguments.max_noise_level / 255
             numbers = [number * arguments.gradient_accumulation_steps for number in (step, arguments.max_steps)]
             return DeviceBatches(
-                self.maker, self.stores[0], levels, arguments.batch_size, *numbers, accelerator.device, *rank
+                self.maker,
+                self.stores[0],
+                levels,
+                arguments.batch_size,
+                *numbers,
+                accelerator.device,
+                *rank,
+                self.repeats,
             )
         common = {"batch_size": arguments.batch_size, "collate_fn": collate}
         common["generator"] = torch.Generator()  # of its own: the global one belongs to dropout, and is restored
@@ -96,7 +115,8 @@ class Data:
         # Where images are not kept, those that wait would take the memory that is to be spared.
         alone = accelerator.num_processes == 1 and not arguments.num_workers and arguments.keep_images
         noisy = self.stores[1] if arguments.noisy_column else None
-        samples = TrainingSamples(self.maker, self.stores[0], length, noisy, ahead=DECODED_AHEAD if alone else 0)
+        ahead = DECODED_AHEAD if alone else 0
+        samples = TrainingSamples(self.maker, self.stores[0], length, noisy, ahead, self.repeats)
         loader = DataLoader(
             samples,
             sampler=range(first, length),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,21 +192,37 @@ class SampleMaker:
         return crop.transpose(-1, -2) if transpose else crop
 
 
-def image_index(sample: int, count: int, seed: int) -> int:
-    """The image of sample n: each epoch visits every image once, in an order of its own."""
-    epoch, position = divmod(sample, count)
-    return _order(seed, epoch, count)[position]
+class ImageOrder:
+    """The image of sample n: each epoch visits every image, once or `repeats[image]` times, in an order of its own."""
+
+    def __init__(self, seed: int, repeats: Sequence[int]) -> None:
+        self.seed = seed
+        self.visits = torch.arange(len(repeats)).repeat_interleave(torch.tensor(repeats))
+        self.epoch, self.order = -1, []
+
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        return len(self.visits)
+
+    def __getitem__(self, sample: int) -> int:
+        epoch, position = divmod(sample, len(self.visits))
+        if epoch != self.epoch:
+            generator = seeded_generator(self.seed, 0, epoch)
+            self.order = self.visits[torch.randperm(len(self.visits), generator=generator)].tolist()
+            self.epoch = epoch
+        return self.order[position]
 
 
-_orders: dict[tuple[int, int, int], list[int]] = {}
-
-
-def _order(seed: int, epoch: int, count: int) -> list[int]:
-    key = (seed, epoch, count)
-    if key not in _orders:
-        _orders.clear()  # the last epoch's is not asked for again
-        _orders[key] = torch.randperm(count, generator=seeded_generator(seed, 0, epoch)).tolist()
-    return _orders[key]
+def folder_repeats(dataset: datasets.Dataset, image_column: str, repeats: Mapping[str, int]) -> list[int]:
+    """How often an epoch visits each image of a dataset: as `repeats` says of one of its file's folders, else once."""
+    if not repeats:
+        return [1] * len(dataset)
+    files = dataset.cast_column(image_column, datasets.Image(decode=False))[image_column]
+    folders = [set(Path(file["path"] or "").parts[:-1]) for file in files]
+    unknown = [name for name in repeats if not any(name in parts for parts in folders)]
+    if unknown:
+        raise ValueError(f"folder_repeats names {unknown}: no image of the dataset lies in such a folder.")
+    return [max([1, *(count for name, count in repeats.items() if name in parts)]) for parts in folders]
 
 
 class TrainingSamples(Dataset):
@@ -216,15 +232,22 @@ class TrainingSamples(Dataset):
     """
 
     def __init__(
-        self, maker: SampleMaker, images: ImageStore, length: int, noisy: ImageStore | None = None, ahead: int = 0
+        self,
+        maker: SampleMaker,
+        images: ImageStore,
+        length: int,
+        noisy: ImageStore | None = None,
+        ahead: int = 0,
+        repeats: Sequence[int] | None = None,
     ) -> None:
         self.maker, self.images, self.noisy, self.length, self.ahead = maker, images, noisy, length, ahead
+        self.order = ImageOrder(maker.seed, repeats or [1] * len(images))
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
-        index = image_index(sample, len(self.images), self.maker.seed)
+        index = self.order[sample]
         self._decode_ahead(sample)
         index, clean, noisy = first_readable(index, self.images, self.noisy)
         item = self.maker(sample, clean, noisy)
@@ -234,10 +257,9 @@ class TrainingSamples(Dataset):
 
     def _decode_ahead(self, sample: int) -> None:
         """Of this sample's own epoch: the next one's order is another."""
-        count = len(self.images)
-        left = min(count - sample % count, self.length - sample)
+        left = min(len(self.order) - sample % len(self.order), self.length - sample)
         for coming in range(sample + 1, sample + min(self.ahead + 1, left)):
-            index = image_index(coming, count, self.maker.seed)
+            index = self.order[coming]
             for store in (self.images, self.noisy):
                 if store is not None:
                     store.decode_ahead(index)

@@ -8,14 +8,14 @@ Letters in shapes: B images, N images in all, S the crop's side in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from modeling.degradations import seeded_generator
 from modeling.vit_features import reflect_pad
-from training.data import ImageStore, SampleMaker, first_readable, image_index
+from training.data import ImageOrder, ImageStore, SampleMaker, first_readable
 
 
 class DeviceBatches:
@@ -27,6 +27,7 @@ class DeviceBatches:
             crop of the run are extended by reflection.
         noise_levels: lowest and highest, in units of the [0, 1] range; each image draws its own, uniformly.
         process, processes: which of how many this one is.
+        repeats: how often an epoch visits each image; default: once.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class DeviceBatches:
         device: torch.device,
         process: int = 0,
         processes: int = 1,
+        repeats: Sequence[int] | None = None,
     ) -> None:
         self.maker, self.noise_levels, self.batch_size = maker, noise_levels, batch_size
         self.first, self.last, self.device, self.process, self.processes = first, last, device, process, processes
+        self.order = ImageOrder(maker.seed, repeats or [1] * len(images))
         largest = max(maker.crop_sizes.values())
         rows, sizes = [], []
         for index in range(len(images)):
@@ -54,6 +57,7 @@ class DeviceBatches:
         self.sizes = torch.tensor(sizes)  # (N, 2)
         lengths = 3 * self.sizes.prod(1)
         self.starts = lengths.cumsum(0) - lengths  # (N,)
+        self.cells, self.channels = torch.arange(largest, device=device), torch.arange(3, device=device).view(3, 1, 1)
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -67,7 +71,7 @@ class DeviceBatches:
         maker, count, device = self.maker, self.batch_size, self.device
         sample = (number * self.processes + self.process) * count
         generator = seeded_generator(maker.seed, 2, number, self.process)
-        chosen = [image_index(sample + offset, len(self.sizes), maker.seed) for offset in range(count)]
+        chosen = [self.order[sample + offset] for offset in range(count)]
         labels = self._crops(torch.tensor(chosen), maker.crop_size(sample), torch.rand(count, 4, generator=generator))
 
         low, high = self.noise_levels
@@ -88,16 +92,14 @@ class DeviceBatches:
     def _crops(self, chosen: Tensor, size: int, places: Tensor) -> Tensor:
         """Images (B,) and four numbers in [0, 1) for each, where and how it is cut -> (B, 3, S, S) in [0, 1]."""
         sizes = self.sizes[chosen]
-        corners = (places[:, :2] * (sizes - size + 1)).long()
-        columns = torch.cat([self.starts[chosen, None], sizes, corners, (places[:, 2:] < 0.5).long()], dim=1)
-        start, height, width, top, left, mirror, transpose = (
-            column[:, None, None] for column in columns.to(self.device, non_blocking=True).unbind(1)
-        )
-        across = torch.arange(size, device=self.device)
-        down = across[:, None]
-        rows = torch.where(transpose.bool(), across, down)  # (B, S, S)
-        columns = torch.where(transpose.bool(), down, across)
-        columns = torch.where(mirror.bool(), size - 1 - columns, columns)
-        first_channel = start + (top + rows) * width + left + columns
-        channels = torch.arange(3, device=self.device)[:, None, None] * (height * width)[:, None]
-        return self.pixels.take(first_channel[:, None] + channels).float() / 255
+        height, width = sizes.unbind(1)
+        top, left = (places[:, :2] * (sizes - size + 1)).long().unbind(1)
+        mirror, transpose = (places[:, 2:] < 0.5).unbind(1)
+        # Where a crop begins in the row of all pixels, and how far it is to the next channel, row and column of it.
+        begin = self.starts[chosen] + top * width + left + torch.where(mirror, size - 1, 0)
+        column = torch.where(mirror, -1, 1)
+        strides = torch.where(transpose, column, width), torch.where(transpose, width, column)
+        numbers = torch.stack([begin, height * width, *strides], dim=1).to(self.device, non_blocking=True)
+        begin, channel, row, column = numbers[..., None, None, None].unbind(1)  # (B, 1, 1, 1)
+        rows, columns = self.cells[:size, None], self.cells[:size]
+        return self.pixels.take(begin + channel * self.channels + row * rows + column * columns).float() / 255

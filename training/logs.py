@@ -37,8 +37,9 @@ class Averages:
         self.waited += time.perf_counter() - self.ready
 
     def add(self, values: dict[str, Tensor], images: int) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, torch.zeros(())).to(value.device) + value.float()
+        names, given = list(values), [value.float() for value in values.values()]
+        sums = [self.sums.get(name, torch.zeros(())).to(value.device) for name, value in values.items()]
+        self.sums |= zip(names, torch._foreach_add(sums, given), strict=True)
         self.batches += 1
         self.images += images
         self.ready = time.perf_counter()

@@ -30,17 +30,18 @@ class LossSampler:
         names: the conditioned terms; the first is the fidelity term.
         max_emphasis: emphasis g is 0 with probability one half, else uniform in [0, max_emphasis].
         corner_probability: of weight 1 on the fidelity term.
-        edge_probability: of the fidelity term and one other; the rest of the draws is uniform over the simplex.
-        far_end_probability: of weight 1 on the other term, given an edge; else the weight is uniform.
         map_probability: of two settings in one image.
+        edge_share: of the fidelity term and one other, among the draws away from the corner; the rest is uniform over
+            the simplex.
+        far_end_probability: of weight 1 on the other term, given an edge; else the weight is uniform.
     """
 
     names: tuple[str, ...]
     max_emphasis: float
     corner_probability: float = 0.35
-    edge_probability: float = 0.45
-    far_end_probability: float = 0.25
     map_probability: float = 0.0
+    edge_share: float = 0.7
+    far_end_probability: float = 0.25
 
     def __call__(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """-> weights (count, K, h, w), which sum to 1 over K, and the emphasis (count, 1, h, w).
@@ -73,7 +74,7 @@ class LossSampler:
             index = 1 + (other * (terms - 1)).long().clamp(max=terms - 2)
             end = torch.zeros(count, terms).scatter(1, index, 1.0)
             edge = corner.lerp(end, torch.where(far_end < self.far_end_probability, 1.0, weight))
-            is_edge = kind < self.corner_probability + self.edge_probability
+            is_edge = kind < self.corner_probability + self.edge_share * (1 - self.corner_probability)
             weights = torch.where(kind < self.corner_probability, corner, torch.where(is_edge, edge, interior))
         return weights, torch.where(has_emphasis < 0.5, self.max_emphasis * emphasis, 0.0)
 

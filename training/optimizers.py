@@ -9,6 +9,7 @@ its steps the length of AdamW's, so that one learning rate and one weight decay 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +21,37 @@ NARROW = 12  # rows or columns of a matrix that is left to AdamW: the last layer
 LENGTH_OF_ADAMW = 0.2  # root mean square of an AdamW step over its learning rate
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """(N, m, n) -> the same, with singular values near 1, by Newton-Schulz iteration.
+def orthogonalised(groups: Sequence[Tensor]) -> list[Tensor]:
+    """Matrices of several shapes, (N, m, n) each -> the same, with singular values near 1, by Newton-Schulz iteration.
 
     The iteration multiplies X by a polynomial of X X^T each time. All of these commute, so they are gathered in a small
-    square matrix, and the long one is multiplied twice only: for a convolution a third of the arithmetic.
+    square matrix, and the long one is multiplied twice only: for a convolution a third of the arithmetic. And those
+    small matrices are all that is iterated on, so shapes with the same shorter side share every product.
     """
+    wide = [matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT for matrices in groups]
+    wide = [x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=1e-7) for x in wide]
+    by_side: dict[int, list[int]] = defaultdict(list)
+    for index, x in enumerate(wide):
+        by_side[x.shape[-2]].append(index)
+    result = list(groups)
+    for indices in by_side.values():
+        factors = _newton_schulz(torch.cat([wide[index] @ wide[index].mT for index in indices]))
+        for index, factor in zip(indices, factors.split([len(wide[index]) for index in indices]), strict=True):
+            x = factor @ wide[index]
+            result[index] = x if x.shape == groups[index].shape else x.mT
+    return result
+
+
+def _newton_schulz(gram: Tensor) -> Tensor:
+    """X X^T (N, m, m) -> the matrices (N, m, m) whose product with X has singular values near 1."""
     a, b, c = QUINTIC
-    wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = matrices if wide else matrices.mT
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    gram = x @ x.mT
-    identity = torch.eye(gram.shape[-1], device=x.device, dtype=x.dtype)
-    product = identity.expand_as(gram)
+    product = None
     for _ in range(ITERATIONS):
-        polynomial = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
-        product = polynomial @ product
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = polynomial if product is None else polynomial @ product
         gram = polynomial @ gram @ polynomial
-    x = product @ x
-    return x if wide else x.mT
+    return product
 
 
 class Muon(torch.optim.Optimizer):
@@ -75,7 +88,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _muon_step(self, group: dict) -> None:
-        # Matrices of one shape are orthogonalised together: small products in a batch cost less than one by one.
+        # Matrices are orthogonalised together: small products in a batch cost less than one by one.
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
         if not parameters:
             return
@@ -91,9 +104,9 @@ class Muon(torch.optim.Optimizer):
         for index, parameter in enumerate(parameters):
             by_shape[parameter.flatten(1).shape].append(index)
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        for shape, indices in by_shape.items():
-            steps = orthogonalised(torch.stack([ahead[index].flatten(1) for index in indices]))
-            steps *= -group["lr"] * LENGTH_OF_ADAMW * max(shape) ** 0.5
+        groups = [torch.stack([ahead[index].flatten(1) for index in indices]) for indices in by_shape.values()]
+        for (shape, indices), steps in zip(by_shape.items(), orthogonalised(groups), strict=True):
+            steps = steps * (-group["lr"] * LENGTH_OF_ADAMW * max(shape) ** 0.5)
             steps = [step.view(parameters[index].shape) for index, step in zip(indices, steps, strict=True)]
             torch._foreach_add_([parameters[index] for index in indices], steps)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling.losses import sorted_sharpness_scores
+from modeling.sharpness import sorted_sharpness_scores
 
 COLUMN = "sharpness_scores"
 # Part of the fingerprint of the cached column, because `datasets` does not see a change inside an imported function.

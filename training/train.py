@@ -52,16 +52,31 @@ def build_model(arguments: TrainingArguments, device: torch.device) -> ViTUNetFo
             model = ViTUNetForImageDenoising.from_backbone_pretrained(arguments.backbone, config)
         else:
             model = ViTUNetForImageDenoising(config)
+    if arguments.trained_parts:
+        freeze_all_but(model, arguments.trained_parts)
     if device.type == "cpu" and arguments.mixed_precision == "bf16":
         # PyTorch's own attention takes seven times as long on its way back, in bf16 on a CPU.
         model.set_attn_implementation("eager")
     return model
 
 
+def freeze_all_but(model: ViTUNetForImageDenoising, parts: list[str]) -> None:
+    """Only the named parts of the network learn (`condition`, `decoder.stages.0`, ...)."""
+    names = [name for name, _ in model.named_parameters()]
+    prefixes = tuple(f"{part}." for part in parts)
+    unknown = [prefix[:-1] for prefix in prefixes if not any(name.startswith(prefix) for name in names)]
+    if unknown:
+        known = list(dict(model.named_children()))
+        raise ValueError(f"trained_parts names {unknown}: the network has {known}, and parts of these.")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name.startswith(prefixes))
+
+
 def compile_parts(model: ViTUNetForImageDenoising) -> None:
     """What lies between the parts looks at values, which would cut a graph of the whole."""
     for part in model.children():
         part.compile()
+    model.criterion.compile()
 
 
 def learning_rate(step: int, arguments: TrainingArguments) -> float:
@@ -77,12 +92,25 @@ def ema_decay(step: int, arguments: TrainingArguments) -> float:
     return min(arguments.ema_decay, (1 + step) / (10 + step))
 
 
-@torch.no_grad()
-def update_average(average: ViTUNetForImageDenoising, model: ViTUNetForImageDenoising, decay: float) -> None:
-    """Moves the averaged weights towards the model's. (`AveragedModel` asks the device for its count at every step.)"""
-    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), None)
-    for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(buffer)
+class Average:
+    """Averages weights over the steps. (`AveragedModel` asks the device for its count at every step.)
+
+    Args:
+        average: the network that holds the averages.
+        model: the one that learns.
+    """
+
+    def __init__(self, average: ViTUNetForImageDenoising, model: ViTUNetForImageDenoising) -> None:
+        # Listed once: a walk through all modules takes a slow CPU a good part of a fast GPU's step.
+        self.kept, self.learning = list(average.parameters()), list(model.parameters())
+        self.buffers = list(zip(average.buffers(), model.buffers(), strict=True))
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        """Moves the averages towards the weights as they are."""
+        get_ema_multi_avg_fn(decay)(self.kept, self.learning, None)
+        for kept, buffer in self.buffers:
+            kept.copy_(buffer)
 
 
 def training_step(
@@ -166,6 +194,17 @@ def validate(
     return results
 
 
+@torch.no_grad()
+def slider_response(model: ViTUNetForImageDenoising, clean: Tensor) -> float:
+    """How far the least of the sliders moves a picture: root mean square in 255ths, from none of its term to it alone.
+
+    `clean` is (3, H, W) in [0, 1]; noise of sigma 25 is added. A network can lose its sliders without losing a decibel.
+    """
+    encoded = model.encode(indexed_gaussian_noise(clean, 25 / 255, 0)[None].to(model.device))
+    first, *others = (model.decode(encoded, {term: 1.0}) for term in model.config.conditioned_terms)
+    return min(255 * (other - first).square().mean().sqrt().item() for other in others)
+
+
 def build_accelerator(arguments: TrainingArguments) -> Accelerator:
     tracker = None if arguments.log_with == "none" else arguments.log_with
     accelerator = Accelerator(
@@ -225,6 +264,7 @@ def train(arguments: TrainingArguments) -> None:
     batches = data.batches(accelerator, step)
 
     step_on = step_function(accelerator, model, optimizer, config, arguments)
+    average = Average(ema, accelerator.unwrap_model(model))
     log = Log(output_dir, accelerator, first_step=step)
     bar = tqdm(total=arguments.max_steps, initial=step, disable=not accelerator.is_main_process, unit="step")
     averages.start_clock()
@@ -240,7 +280,7 @@ def train(arguments: TrainingArguments) -> None:
 
             step += 1
             if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflow
-                update_average(ema, accelerator.unwrap_model(model), ema_decay(step, arguments))
+                average.update(ema_decay(step, arguments))
             bar.update()
             last = step == arguments.max_steps
             stopping = step == arguments.stop_at_step or interruption.asked_for(step)
@@ -258,7 +298,9 @@ def train(arguments: TrainingArguments) -> None:
             with averages.pause():
                 if data.held_out and (step % arguments.validation_steps == 0 or last):
                     scores = validate(ema, data.held_out, accelerator)
-                    log.write(step, **scores)
+                    heard = len(config.conditioned_terms) > 1 and arguments.sample_losses
+                    response = {"slider_response": slider_response(ema, data.held_out[0][0])} if heard else {}
+                    log.write(step, **scores, **response)
                     bar.write(f"step {step}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items()))
                 strip_due = arguments.strip_steps and (step % arguments.strip_steps == 0 or last)
                 if data.held_out and strip_due and accelerator.is_main_process:

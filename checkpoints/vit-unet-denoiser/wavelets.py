@@ -47,6 +47,9 @@ class _TwoBands(torch.autograd.Function):
 
 def _add_shifted(source: Tensor, signal: Tensor, shift: int, dim: int, factor: float, result: Tensor) -> None:
     """result[n] = source[n] + factor * signal[n + shift], periodic, along one axis."""
+    if torch.compiler.is_compiling():  # which makes one kernel of it all, but has no `out` for a part of a tensor
+        result.copy_(source + factor * signal.roll(-shift, dim))
+        return
     length = signal.shape[dim]
     shift %= length
     for start, other, count in ((0, shift, length - shift), (length - shift, 0, shift)):
