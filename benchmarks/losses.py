@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measuring import median_milliseconds, peak_mebibytes
-from modeling import LOSS_TERMS, TRAINABLE_TERMS, ViTUNetConfig, ViTUNetForImageDenoising
+from modeling import LOSS_TERMS, TRAINABLE_TERMS, ViTUNetForImageDenoising
 from modeling.losses import AMPLITUDE_SCALE, SHARPNESS_SCALE
 from modeling.spectra import emphasis_map
 
@@ -104,9 +104,9 @@ def measured(function: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...
     return median_milliseconds(step, repeats), peak_mebibytes(step)
 
 
-def share_of_a_training_step(batch_size: int, crop_size: int, repeats: int) -> tuple[float, float]:
-    """-> milliseconds of all trainable terms together, and of a training step of the default network with them."""
-    model = ViTUNetForImageDenoising(ViTUNetConfig()).to(memory_format=torch.channels_last)
+def share_of_a_training_step(path: str, batch_size: int, crop_size: int, repeats: int) -> tuple[float, float]:
+    """-> milliseconds of all trainable terms together, and of a training step of a network with them."""
+    model = ViTUNetForImageDenoising.from_pretrained(path).train().to(memory_format=torch.channels_last)
     images = torch.rand(batch_size, 3, crop_size, crop_size)
     noisy = images + 0.1 * torch.randn_like(images)
     weights = dict.fromkeys(TRAINABLE_TERMS, 1.0)
@@ -124,6 +124,7 @@ def share_of_a_training_step(batch_size: int, crop_size: int, repeats: int) -> t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="checkpoints/vit-unet-denoiser", help="whose training step it is")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="only so many of the shapes, smallest first")
     arguments = parser.parse_args()
@@ -135,7 +136,7 @@ def main() -> None:
             (slow, large), (quick, small) = (measured(f, shape, arguments.repeats) for f in (plain, fast(name)))
             times, sizes = f"{slow:.1f} / {quick:.1f}", f"{large:.0f} / {small:.0f}"
             print(f"{name:<22}{times:>16}{slow / quick:>8.2f}{sizes:>16}{large / max(small, 1e-9):>8.2f}")
-    terms, step = share_of_a_training_step(8, 96, arguments.repeats)
+    terms, step = share_of_a_training_step(arguments.model, 8, 96, arguments.repeats)
     print(f"\nall terms at 8x3x96x96: {terms:.0f} ms of a training step of {step:.0f} ms, {100 * terms / step:.1f} %")
 
 

@@ -54,9 +54,9 @@ def test_a_sample_is_a_function_of_seed_and_number(image_folder):
 
 def test_each_epoch_visits_every_image_once(image_folder):
     for epoch in range(3):
-        indices = [ImageOrder(0, [1] * 6)[6 * epoch + position] for position in range(6)]
+        indices = [ImageOrder(0, 6)[6 * epoch + position] for position in range(6)]
         assert sorted(indices) == list(range(6))
-    order = ImageOrder(0, [1, 3, 1])
+    order = ImageOrder(0, 3, [1, 3, 1])
     assert len(order) == 5
     epochs = [[order[5 * epoch + position] for position in range(5)] for epoch in range(4)]
     assert all(sorted(epoch) == [0, 1, 1, 1, 2] for epoch in epochs) and len(set(map(tuple, epochs))) > 1
@@ -70,6 +70,9 @@ def test_folders_are_repeated(tmp_path):
     dataset = load_images(str(tmp_path))
     assert folder_repeats(dataset, "image", {}) == [1, 1, 1]
     assert sorted(folder_repeats(dataset, "image", {"photos": 3, "deep": 2})) == [1, 3, 3]
+    above = tmp_path.parent.name  # holds the whole dataset, and tells nothing of an image
+    with pytest.raises(ValueError, match=above):
+        folder_repeats(dataset, "image", {above: 2})
     with pytest.raises(ValueError, match="photographs"):
         folder_repeats(dataset, "image", {"photographs": 3})
     store = ImageStore(dataset)

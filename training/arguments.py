@@ -152,6 +152,10 @@ class TrainingArguments:
         self.model_config = self.model_config or {}
         self.folder_repeats = {name: int(count) for name, count in (self.folder_repeats or {}).items()}
         self.crop_schedule = {int(step): int(size) for step, size in (self.crop_schedule or {}).items()}
+        if min(self.folder_repeats.values(), default=1) < 1:
+            raise ValueError(
+                f"folder_repeats={self.folder_repeats} must be at least 1: leave a folder out of the dataset."
+            )
         at_least_one = ("max_steps", "batch_size", "gradient_accumulation_steps", "logging_steps", "shuffle_buffer")
         for name in (*at_least_one, "validation_steps", "checkpoint_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:

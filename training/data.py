@@ -7,6 +7,7 @@ resumed goes on with exactly the samples that it would have seen, with any numbe
 from __future__ import annotations
 
 import glob
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -195,9 +196,9 @@ class SampleMaker:
 class ImageOrder:
     """The image of sample n: each epoch visits every image, once or `repeats[image]` times, in an order of its own."""
 
-    def __init__(self, seed: int, repeats: Sequence[int]) -> None:
+    def __init__(self, seed: int, images: int, repeats: Sequence[int] | None = None) -> None:
         self.seed = seed
-        self.visits = torch.arange(len(repeats)).repeat_interleave(torch.tensor(repeats))
+        self.visits = torch.arange(images).repeat_interleave(torch.tensor(repeats or [1] * images))
         self.epoch, self.order = -1, []
 
     def __len__(self) -> int:
@@ -214,11 +215,16 @@ class ImageOrder:
 
 
 def folder_repeats(dataset: datasets.Dataset, image_column: str, repeats: Mapping[str, int]) -> list[int]:
-    """How often an epoch visits each image of a dataset: as `repeats` says of one of its file's folders, else once."""
+    """How often an epoch visits each image of a dataset: as `repeats` says of one of its file's folders, else once.
+
+    Folders in which all files lie are no folders of the dataset, and their names do not count.
+    """
     if not repeats:
         return [1] * len(dataset)
     files = dataset.cast_column(image_column, datasets.Image(decode=False))[image_column]
-    folders = [set(Path(file["path"] or "").parts[:-1]) for file in files]
+    parents = [Path(file["path"] or "").parent for file in files]
+    common = os.path.commonpath(parents) if all(path.is_absolute() for path in parents) else ""
+    folders = [set(path.relative_to(common).parts) for path in parents]
     unknown = [name for name in repeats if not any(name in parts for parts in folders)]
     if unknown:
         raise ValueError(f"folder_repeats names {unknown}: no image of the dataset lies in such a folder.")
@@ -241,7 +247,7 @@ class TrainingSamples(Dataset):
         repeats: Sequence[int] | None = None,
     ) -> None:
         self.maker, self.images, self.noisy, self.length, self.ahead = maker, images, noisy, length, ahead
-        self.order = ImageOrder(maker.seed, repeats or [1] * len(images))
+        self.order = ImageOrder(maker.seed, len(images), repeats)
 
     def __len__(self) -> int:
         return self.length

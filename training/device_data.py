@@ -45,7 +45,7 @@ class DeviceBatches:
     ) -> None:
         self.maker, self.noise_levels, self.batch_size = maker, noise_levels, batch_size
         self.first, self.last, self.device, self.process, self.processes = first, last, device, process, processes
-        self.order = ImageOrder(maker.seed, repeats or [1] * len(images))
+        self.order = ImageOrder(maker.seed, len(images), repeats)
         largest = max(maker.crop_sizes.values())
         rows, sizes = [], []
         for index in range(len(images)):

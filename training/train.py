@@ -74,6 +74,10 @@ def freeze_all_but(model: ViTUNetForImageDenoising, parts: list[str]) -> None:
 
 def compile_parts(model: ViTUNetForImageDenoising) -> None:
     """What lies between the parts looks at values, which would cut a graph of the whole."""
+    import torch._inductor.config  # takes seconds, and few compile
+
+    # Torch 2.11's analysis of tilings fails on the ViT's overlapping windows, of crops that hold three in a row.
+    torch._inductor.config.triton.coalesce_tiling_analysis = False
     for part in model.children():
         part.compile()
     model.criterion.compile()
