@@ -17,6 +17,7 @@ from interface.compare_tab import build_compare_tab
 from interface.denoise_tab import build_denoise_tab
 from interface.explain_tab import build_explain_tab
 from interface.loss_lab_tab import build_loss_lab_tab
+from interface.memory import keep_freed_memory
 from interface.restorer import Restorer, TrainedHere
 from interface.train_tab import build_train_tab
 from interface.training_run import Training
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--runs", default=str(HOME / "runs" / "app"), help="folder for the runs of the tab Train")
     arguments = parser.parse_args()
 
+    keep_freed_memory()
     try:
         model = ViTUNetForImageDenoising.from_pretrained(arguments.model, dtype=torch.float32).eval()
     except (OSError, ValueError) as error:

@@ -24,6 +24,7 @@ from PIL import Image
 from app import EXAMPLES, build_app
 from benchmarks.browser import chromium, slider_moved
 from benchmarks.peers import REFERENCE, CDnCNN
+from interface.memory import keep_freed_memory
 from interface.restorer import Restorer
 from modeling import ViTUNetForImageDenoising
 
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--peers", help="folder with the weights of CDnCNN-B")
     arguments = parser.parse_args()
 
+    keep_freed_memory()  # as the app does
     model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval().to(memory_format=torch.channels_last)
     results = network(model, arguments.size, arguments.repeats)
     if arguments.peers:

@@ -15,6 +15,7 @@ import torch
 from app import HOME
 from benchmarks.browser import chromium, slider_moved
 from interface.loss_lab_tab import build_loss_lab_tab
+from interface.memory import keep_freed_memory
 
 FIGURES = ("pictures", "spectra", "chart", "surfaces", "rings", "scores", "sorted")
 CONTENTS = {figure: f"#lab-{figure} img" for figure in FIGURES} | {"table": "#lab-table .virtual-row:nth-child(2)"}
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=8)
     arguments = parser.parse_args()
 
+    keep_freed_memory()  # as the app does
     with gr.Blocks(analytics_enabled=False) as app:
         with gr.Tab("Front"):
             gr.Markdown("Nothing is computed before the tab is opened.")

@@ -60,13 +60,17 @@ class Specimen:
         """By distortion: calibrated to one PSNR, or a share of its maximum. Those that cannot reach it are left out."""
         if common_psnr is None:
             return {name: share * row.maximum for name, row in DISTORTIONS.items()}
-        strengths = {}
-        for name in DISTORTIONS:
+
+        def calibrated(name: str) -> float | None:
             try:
-                strengths[name] = self.distorter(name).strength(common_psnr)
+                strength = self.distorter(name).strength(common_psnr)
             except ValueError:
-                continue
-        return strengths
+                return None
+            self.distorted(name, strength)  # and kept: whoever asks for the strength looks at it next
+            return strength
+
+        found = zip(DISTORTIONS, one_core_each().map(calibrated, DISTORTIONS), strict=True)
+        return {name: strength for name, strength in found if strength is not None}
 
     def _batch(self, strengths: tuple[tuple[str, float], ...]) -> Tensor:
         """The image under each of the distortions: (B, 1, H, W)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from .sharpness import sharpness_scores
 
 SSIM_WINDOW = 11  # pixels, of a Gaussian of standard deviation 1.5 (Wang et al. 2004)
-SSIM_STRIP = 48  # rows or columns of means that are computed together
+SSIM_STRIP = 64  # rows or columns of means that are computed together
 
 
 def psnr(prediction: Tensor, target: Tensor) -> float:
@@ -32,39 +32,49 @@ def ssim_per_image(prediction: Tensor, target: Tensor) -> Tensor:
     """`ssim` of each image: (B, C, H, W) twice, or one target (1, C, H, W) for all -> (B,). Never in bf16."""
     if min(prediction.shape[-2:]) < SSIM_WINDOW:
         return prediction.new_full((len(prediction),), math.nan)
-    luminance, contrast = 0.01**2, 0.03**2
-    total = 0.0
-    for x, y in zip(prediction.clamp(0, 1).unbind(1), target.unbind(1), strict=True):  # a channel at a time: memory
-        mean_x, mean_y = _gaussian_means(x), _gaussian_means(y)
-        product, squares = mean_x * mean_y, mean_x.square().add_(mean_y.square())
-        covariance = _gaussian_means(x * y).sub_(product)
-        variances = _gaussian_means(x.square().add_(y.square())).sub_(squares)
+    luminance, contrast, reach = 0.01**2, 0.03**2, SSIM_WINDOW - 1
+    height, width = (side - reach for side in prediction.shape[-2:])
+    band, total = _band(prediction), 0.0
+    for top in range(0, height, SSIM_STRIP):  # a strip at a time, which the processor's cache holds
+        rows = slice(top, top + SSIM_STRIP + reach)
+        x, y = prediction[..., rows, :].clamp(0, 1), target[..., rows, :]
+        mean_x, mean_y = _gaussian_means(x, band), _gaussian_means(y, band)
+        product, squares = mean_x * mean_y, mean_x.square_().add_(mean_y.square_())
+        covariance = _gaussian_means(x * y, band).sub_(product)
+        variances = _gaussian_means(x.square_().add_(y.square()), band).sub_(squares)
         numerator = product.mul_(2).add_(luminance).mul_(covariance.mul_(2).add_(contrast))
-        total = total + numerator.div_(squares.add_(luminance).mul_(variances.add_(contrast))).mean((-2, -1))
-    return total / prediction.shape[1]
+        total = total + numerator.div_(squares.add_(luminance).mul_(variances.add_(contrast))).sum((-3, -2, -1))
+    return total / (prediction.shape[1] * height * width)
 
 
-def _gaussian_means(image: Tensor) -> Tensor:
-    """Means under SSIM's window wherever it fits: (B, H, W) -> (B, H - 10, W - 10)."""
-    reach = SSIM_WINDOW - 1
-    taps = torch.exp(-((torch.arange(SSIM_WINDOW) - reach / 2) ** 2) / (2 * 1.5**2))
-    # As products with a banded matrix, a strip at a time: a convolution of one channel takes ten times as long.
-    band = image.new_zeros(SSIM_STRIP + reach, SSIM_STRIP)
+def _band(like: Tensor) -> Tensor:
+    """A banded matrix (strip + 10, strip), whose columns are SSIM's window, each one place further down."""
+    taps = torch.exp(-((torch.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) ** 2) / (2 * 1.5**2))
+    band = like.new_zeros(SSIM_STRIP + SSIM_WINDOW - 1, SSIM_STRIP)
     for place, tap in enumerate((taps / taps.sum()).tolist()):
         band.diagonal(-place).fill_(tap)
-    batch, height, width = image.shape
-    means = image.new_empty(batch, height - reach, width)
-    for start in range(0, height - reach, SSIM_STRIP):
-        strip = image[:, start : start + SSIM_STRIP + reach]
-        count = strip.shape[1] - reach
-        means[:, start : start + count] = torch.matmul(band[: count + reach, :count].t(), strip)
-    image, means = means, image.new_empty(batch, height - reach, width - reach)
+    return band
+
+
+def _gaussian_means(strip: Tensor, band: Tensor) -> Tensor:
+    """Means under SSIM's window wherever it fits in a strip of rows: (B, C, h, W) -> (B, C, h - 10, W - 10).
+
+    As products with a banded matrix: a convolution of one channel takes ten times as long.
+    """
+    reach = SSIM_WINDOW - 1
+
+    def part(count: int) -> Tensor:
+        return band[: count + reach, :count]
+
+    batch, channels, height, width = strip.shape
+    down = torch.matmul(part(height - reach).t(), strip).flatten(0, 1)
+    means = strip.new_empty(batch * channels, height - reach, width - reach)
     for start in range(0, width - reach, SSIM_STRIP):
-        strip = image[..., start : start + SSIM_STRIP + reach]
-        count = strip.shape[2] - reach
-        # `matmul` would first copy the strip.
-        means[..., start : start + count] = torch.bmm(strip, band[: count + reach, :count].expand(batch, -1, -1))
-    return means
+        columns = down[..., start : start + SSIM_STRIP + reach]
+        count = columns.shape[2] - reach
+        # `matmul` would first copy the columns.
+        means[..., start : start + count] = torch.bmm(columns, part(count).expand(batch * channels, -1, -1))
+    return means.unflatten(0, (batch, channels))
 
 
 def sharpness_ratio(prediction: Tensor, target: Tensor, window_size: int = 16) -> float:
