@@ -218,7 +218,10 @@ def build_denoise_tab(
             known = area_of(photograph, name, place, painting, known, noise_level)
             loss_weights, emphasis_value = held_where(known[1], loss_weights, emphasis_value)
         restored = network_restores(photograph.noisy, loss_weights, emphasis_value, noise_level)
-        shown = pictures.file(photograph.noisy, photograph.key), pictures.file(restored)
+        shown = (
+            pictures.file(photograph.noisy, photograph.key, only_shown=True),
+            pictures.file(restored, only_shown=True),
+        )
         return shown, ((photograph.key, name), restored), known, photograph, True
 
     @on_page

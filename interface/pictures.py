@@ -121,24 +121,21 @@ class Pictures:
         self.files: OrderedDict[str, float] = OrderedDict()  # name -> when it was asked for last
         self.kept, self.seconds, self.lock = kept, seconds, threading.Lock()
 
-    def file(self, image: Tensor | Image.Image, key: str | None = None) -> str:
+    def file(self, image: Tensor | Image.Image, key: str | None = None, only_shown: bool = False) -> str:
         """(3, H, W) in [0, 1], or a picture -> a file without loss. One key is one picture; without one it is new.
 
-        A slider waits for it: WebP takes less than half of PNG's time, and of its bytes. It has no gray, though, and no
-        longer side than 16,383 pixels.
+        PNG; or WebP, in less than half of the time, for an image (3, H, W) that is `only_shown`, not downloaded.
         """
-        is_tensor = isinstance(image, Tensor)
-        in_colour = is_tensor or image.mode == "RGB"
-        suits_webp = in_colour and max(image.shape if is_tensor else image.size) <= WEBP_MAX_SIDE
+        in_webp = only_shown and max(image.shape) <= WEBP_MAX_SIDE
 
         def save(path: Path) -> None:
-            picture = to_image(image) if is_tensor else image
-            if suits_webp:
+            picture = to_image(image) if isinstance(image, Tensor) else image
+            if in_webp:
                 picture.save(path, lossless=True, method=0, quality=0)  # the quality of a lossless file is its effort
             else:
-                picture.save(path, compress_level=1, compress_type=zlib.Z_RLE)
+                picture.save(path, compress_level=1, compress_type=zlib.Z_RLE)  # fast: a slider waits for it
 
-        return self.written(f"{key or uuid.uuid4().hex}{'.webp' if suits_webp else '.png'}", save)
+        return self.written(f"{key or uuid.uuid4().hex}{'.webp' if in_webp else '.png'}", save)
 
     def written(self, name: str, save: Callable[[Path], object]) -> str:
         """The file of this name, which `save` writes where it is not there yet."""

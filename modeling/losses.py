@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .sharpness import sorted_sharpness_scores
 from .spectra import amplitude_spectrum, half_overlapping_tiles, hann_window, kept_beside, plane_mean, spectrum
-from .wavelets import unscaled_wavelet_bands
+from .wavelets import detail_magnitudes
 
 # The first post divides an unnormalised transform by 1000. For its 224x224 images that equals the orthonormal transform
 # times 0.224; with the orthonormal transform the number no longer depends on the size of the image.
@@ -115,27 +115,12 @@ def wavelet(prediction: Tensor, target: Tensor, wavelet: str = "haar", levels: i
     one by one instead would reward a blurred image: what cannot be known is best guessed as zero.
     """
     total = 0.0
-    pairs = (unscaled_wavelet_bands(image, wavelet, levels) for image in (prediction, target))
-    for level, (predicted, true) in enumerate(zip(*pairs, strict=True)):
-        half = [max(min(window_size * 2**level, length) // 2, 1) for length in prediction.shape[-2:]]
-        for (band, scale), (true_band, _) in zip(predicted, true, strict=True):
-            blocks = _block_magnitudes(band, *half) - _block_magnitudes(true_band, *half)
-            windows = F.avg_pool2d(blocks, [min(2, length) for length in blocks.shape[-2:]], stride=1)
-            total = total + abs(scale) * windows.abs().flatten(1).mean(1)
+    pairs = (detail_magnitudes(image, wavelet, levels, max(window_size // 2, 1)) for image in (prediction, target))
+    for predicted, true in zip(*pairs, strict=True):
+        blocks = predicted - true
+        windows = F.avg_pool2d(blocks, [min(2, length) for length in blocks.shape[-2:]], stride=1)
+        total = total + windows.abs().flatten(1).mean(1)
     return total / (3 * levels)
-
-
-def _block_magnitudes(band: Tensor, height: int, width: int) -> Tensor:
-    """Mean magnitudes of blocks of h x w without overlap, what is over at the border left out.
-
-    In half of `avg_pool2d`'s time. A band that needs no gradient is overwritten.
-    """
-    values = band.abs() if band.requires_grad else band.abs_()
-    rows, columns = values.shape[-2] // height, values.shape[-1] // width
-    whole = values[..., : rows * height, : columns * width]
-    sums = whole.unflatten(-2, (rows, height)).sum(-2).unflatten(-1, (columns, width))
-    with torch.autocast(values.device.type, enabled=False):  # which would round a product, and no pooling
-        return (sums @ values.new_full((width, 1), 1 / (height * width))).squeeze(-1)
 
 
 def complex_spectrum(prediction: Tensor, target: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.functional import gaussian_blur
@@ -14,7 +15,7 @@ from modeling import LOSS_TERMS, TRAINABLE_TERMS, ViTUNetConfig
 from modeling.losses import WeightedCriterion, grid_imprint
 from modeling.sharpness import sharpness_scores
 from modeling.spectra import emphasis_map
-from modeling.wavelets import WAVELET_FILTERS, wavelet_bands
+from modeling.wavelets import WAVELET_FILTERS, detail_magnitudes, wavelet_bands
 
 TERMS = {name: term.function for name, term in LOSS_TERMS.items()}
 EMPHASISED = [name for name, term in LOSS_TERMS.items() if term.emphasised]
@@ -344,6 +345,27 @@ def test_wavelet_keeps_energy(wavelet):
     image = image - image.mean()
     energies = [band.square().sum().item() for level in wavelet_bands(image, wavelet, levels=5) for band in level]
     assert sum(energies) == pytest.approx(image.square().sum().item(), rel=1e-9)  # 2^5 = 32: only the mean is left
+
+
+@pytest.mark.parametrize("wavelet", WAVELET_FILTERS)
+@pytest.mark.parametrize("size", [(23, 18), (5, 40), (1, 1)])
+def test_magnitudes_of_wavelet_bands_are_what_the_bands_say(wavelet, size):
+    image = pair(2, 3, *size)[0].requires_grad_()
+    untouched = image.detach().clone()
+    defined = []
+    for level, bands in enumerate(wavelet_bands(image, wavelet)):
+        block = [min(3 * 2**level, max(length // 2, 1)) for length in size]
+        defined += [F.avg_pool2d(band.abs(), block) for band in bands]
+    found = detail_magnitudes(image, wavelet, block_size=3)
+    with torch.no_grad():
+        unrecorded = detail_magnitudes(image, wavelet, block_size=3)
+    torch.testing.assert_close(found, defined)
+    torch.testing.assert_close(unrecorded, defined)
+    assert torch.equal(image, untouched)
+    totals = [sum((values * values.shape[-1]).square().sum() for values in each) for each in (found, defined)]
+    gradients = [torch.autograd.grad(total, image, retain_graph=True)[0] for total in (*totals, totals[0])]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])  # what is kept for the way back survives it
 
 
 # --- the criterion --------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .sharpness import sorted_sharpness_scores
 from .spectra import amplitude_spectrum, half_overlapping_tiles, hann_window, kept_beside, plane_mean, spectrum
-from .wavelets import unscaled_wavelet_bands
+from .wavelets import detail_magnitudes
 
 # The first post divides an unnormalised transform by 1000. For its 224x224 images that equals the orthonormal transform
 # times 0.224; with the orthonormal transform the number no longer depends on the size of the image.
@@ -83,7 +83,7 @@ def windowed_amplitude(
     for predicted, true in zip(
         half_overlapping_tiles(prediction, height, width), half_overlapping_tiles(target, height, width), strict=True
     ):
-        difference = amplitude_spectrum(predicted * window) - amplitude_spectrum(true * window)
+        difference = amplitude_spectrum(predicted, window) - amplitude_spectrum(true, window)
         total = total + difference.abs().sum((1, 2, 3))
         count += math.prod(predicted.shape[1:4])
     return AMPLITUDE_SCALE * plane_mean(total / count, high_frequency_emphasis, height, width)
@@ -114,29 +114,13 @@ def wavelet(prediction: Tensor, target: Tensor, wavelet: str = "haar", levels: i
     `window_size` pixels a side at the finest level and twice as many at each coarser one. Comparing the coefficients
     one by one instead would reward a blurred image: what cannot be known is best guessed as zero.
     """
-
-    def local_magnitudes(band: Tensor, scale: float, side: int) -> Tensor:
-        half = [max(min(side, length) // 2, 1) for length in band.shape[-2:]]
-        blocks = abs(scale) * _block_means(band.abs(), *half)
-        return F.avg_pool2d(blocks, [min(2, length) for length in blocks.shape[-2:]], stride=1)
-
     total = 0.0
-    pairs = (unscaled_wavelet_bands(image, wavelet, levels) for image in (prediction, target))
-    for level, (predicted, true) in enumerate(zip(*pairs, strict=True)):
-        side = window_size * 2**level
-        for (band, scale), (true_band, _) in zip(predicted, true, strict=True):
-            difference = local_magnitudes(band, scale, side) - local_magnitudes(true_band, scale, side)
-            total = total + difference.abs().flatten(1).mean(1)
+    pairs = (detail_magnitudes(image, wavelet, levels, max(window_size // 2, 1)) for image in (prediction, target))
+    for predicted, true in zip(*pairs, strict=True):
+        blocks = predicted - true
+        windows = F.avg_pool2d(blocks, [min(2, length) for length in blocks.shape[-2:]], stride=1)
+        total = total + windows.abs().flatten(1).mean(1)
     return total / (3 * levels)
-
-
-def _block_means(values: Tensor, height: int, width: int) -> Tensor:
-    """Means of blocks of h x w without overlap, what is over at the border left out. In half of `avg_pool2d`'s time."""
-    rows, columns = values.shape[-2] // height, values.shape[-1] // width
-    whole = values[..., : rows * height, : columns * width]
-    sums = whole.unflatten(-2, (rows, height)).sum(-2).unflatten(-1, (columns, width))
-    with torch.autocast(values.device.type, enabled=False):  # which would round a product, and no pooling
-        return (sums @ values.new_full((width, 1), 1 / (height * width))).squeeze(-1)
 
 
 def complex_spectrum(prediction: Tensor, target: Tensor) -> Tensor:
