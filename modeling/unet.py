@@ -152,14 +152,18 @@ class UNetDecoder(nn.Module):
         super().__init__()
         sizes = config.hidden_sizes
         kind = config.block_type
-        condition_size = config.condition_size if config.conditioned_terms else 0
+        modulated = range(len(sizes)) if config.modulated_levels is None else config.modulated_levels
+        condition_sizes = [
+            config.condition_size if config.conditioned_terms and level in modulated else 0
+            for level in range(len(sizes))
+        ]
         self.concat = config.skip_connection == "concat"
-        self.bottleneck = _stage(in_channels, sizes[-1], config.bottleneck_blocks, kind, condition_size)
+        self.bottleneck = _stage(in_channels, sizes[-1], config.bottleneck_blocks, kind, condition_sizes[-1])
         self.upsamples, self.stages = nn.ModuleList(), nn.ModuleList()  # finest level first, like `hidden_sizes`
         for level, depth in enumerate(config.decoder_blocks):
             self.upsamples.append(nn.ConvTranspose2d(sizes[level + 1], sizes[level], 2, stride=2))
             channels = 2 * sizes[level] if self.concat else sizes[level]
-            self.stages.append(_stage(channels, sizes[level], depth, kind, condition_size))
+            self.stages.append(_stage(channels, sizes[level], depth, kind, condition_sizes[level]))
         out_channels = config.num_channels * config.pixel_unshuffle**2
         # The posts end in a 1x1 convolution; behind a pixel unshuffle a 3x3 one sees its neighbours.
         self.output = nn.Conv2d(sizes[0], out_channels, 1 if config.pixel_unshuffle == 1 else 3, padding="same")

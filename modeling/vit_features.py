@@ -5,7 +5,7 @@ needs to see, so the ViT looks through windows of its own `image_size`, laid on 
 tokens are averaged with a smooth window, so that the map has no seams.
 
 Letters in shapes: B images, C channels, H x W pixels, S the window's side in pixels, P the patch's side in pixels,
-n = S / P tokens per side of a window, D the ViT's hidden size, R x Q windows.
+n = S / P tokens per side of a window, D the ViT's hidden size (times the layers looked at), R x Q windows.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class ViTFeatures(nn.Module):
         self.grid = config.stride
         self.frozen = config.freeze_vit
         self.image_mean, self.image_std = config.vit_image_mean, config.vit_image_std
-        sizes = [config.vit_config.hidden_size, *config.vit_projection_sizes]
+        self.layers = config.vit_layers
+        sizes = [config.vit_config.hidden_size * len(self.layers or [-1]), *config.vit_projection_sizes]
         layers = []
         for size_in, size_out in itertools.pairwise(sizes):
             layers += [nn.Conv2d(size_in, size_out, 1), nn.ReLU()]
@@ -78,6 +79,14 @@ class ViTFeatures(nn.Module):
         if self.frozen:
             self.vit.eval()
         return self
+
+    def tokens(self, windows: Tensor) -> Tensor:
+        """(windows, C, S, S) -> what the ViT says of them, of several layers side by side: (windows, 1 + n n, D)."""
+        if self.layers is None:
+            return self.vit(windows).last_hidden_state
+        said = self.vit(windows, output_hidden_states=True)
+        of_layers = (*said.hidden_states[:-1], said.last_hidden_state)  # which is normalised
+        return torch.cat([of_layers[layer] for layer in self.layers], dim=-1)
 
     def token_map(self, pixel_values: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> the blended tokens (B, D, ceil(H / P), ceil(W / P))."""
@@ -109,7 +118,7 @@ class ViTFeatures(nn.Module):
             windows = image.unfold(2, size, step).unfold(3, size, step)  # (B, C, count, Q, S, S)
             windows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels, size, size)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-                tokens = self.vit(windows).last_hidden_state  # (B count Q, 1 + n n, D)
+                tokens = self.tokens(windows)  # (B count Q, 1 + n n, D)
             tokens = tokens[:, -side * side :].transpose(1, 2)  # class and distillation tokens come first
             tokens = (tokens * blend).reshape(batch, count * columns, -1).transpose(1, 2)
             return overlap_add(tokens, count)

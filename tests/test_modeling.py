@@ -246,12 +246,27 @@ def test_bad_input_is_refused(model, arguments, message):
         ({"wavelet": "sym9"}, "wavelet"),
         ({"vit_image_std": (0.5, 0.0, 0.5)}, "vit_image_std"),
         ({"vit_projection_sizes": (7,)}, "vit_join"),
+        ({"vit_layers": (0, 2)}, "vit_layers"),
+        ({"vit_layers": (3,)}, "vit_layers"),
+        ({"vit_layers": ()}, "vit_layers"),
+        ({"modulated_levels": (1, 3)}, "modulated_levels"),
+        ({"modulated_levels": ()}, "modulated_levels"),
         ({"vit_config": {**TINY_VIT, "image_size": 8}}, "overlap"),
     ],
 )
 def test_bad_settings_are_refused(overrides, message):
     with pytest.raises(ValueError, match=message):
         ViTUNetForImageDenoising(tiny_config(**overrides))
+
+
+@pytest.mark.parametrize("levels", [[0], [2], [0, 1]])
+def test_controls_act_on_the_levels_that_are_named(levels):
+    model = randomised(ViTUNetForImageDenoising(tiny_config(modulated_levels=levels)))
+    stages = enumerate([*model.decoder.stages, model.decoder.bottleneck])
+    assert [level for level, blocks in stages if any(block.modulation for block in blocks)] == levels
+    image = torch.rand(1, 3, 16, 24)
+    plain, sharp = (model(image, loss_weights={name: 1.0}).reconstruction for name in ("pixel", "wavelet"))
+    assert not torch.allclose(plain, sharp)
 
 
 # --- maps in the loss ------------------------------------------------------------------------------------------------

@@ -23,6 +23,15 @@ def test_one_window_gives_the_vits_own_tokens(features):
     torch.testing.assert_close(features.token_map(pixels), expected)
 
 
+def test_tokens_of_several_layers_stand_side_by_side():
+    model = randomised(ViTUNetForImageDenoising(tiny_config(vit_layers=[1, 2])))
+    pixels = torch.rand(2, 3, 32, 32)
+    said = model.vit_features.vit((pixels - 0.5) / 0.5, output_hidden_states=True)
+    tokens = torch.cat([said.hidden_states[1], said.last_hidden_state], dim=-1)[:, 1:]
+    torch.testing.assert_close(model.vit_features.token_map(pixels), tokens.transpose(1, 2).reshape(2, 64, 4, 4))
+    assert model(pixels).reconstruction.shape == pixels.shape
+
+
 @pytest.mark.parametrize("size", [(8, 8), (32, 40), (72, 100)])
 def test_map_covers_the_image(features, size):
     tokens = features.token_map(torch.rand(1, 3, *size))

@@ -48,10 +48,13 @@ class ViTUNetConfig(PreTrainedConfig):
         freeze_vit: keep the ViT's weights fixed and its dropout off.
         vit_image_mean, vit_image_std: normalisation that the ViT expects, per channel.
         vit_projection_sizes: layer sizes of the MLP on the ViT's tokens; the last is the number of joined channels.
+        vit_layers: layers of the ViT whose tokens are looked at side by side, 1 the first; `None`: the last alone.
         vit_join: how they join the bottleneck's input, `"add"` or `"concat"`.
         conditioned_terms: loss terms whose weights the network takes as inputs, `"pixel"` first; empty = an
             unconditioned network.
         condition_size: channels of the embedding of the controls.
+        modulated_levels: levels of the decoder whose features the embedding modulates, 0 the finest, the last one the
+            bottleneck's; `None`: all.
         max_high_frequency_emphasis: the largest emphasis g of training and of the sliders (g >= 0).
         noise_conditioned: whether a noise level may be given; without one the network is blind.
         loss_weights: the weights that hold when none are given, by term.
@@ -91,11 +94,13 @@ class ViTUNetConfig(PreTrainedConfig):
     vit_image_mean: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
     vit_image_std: list[float | int] | tuple[float | int, ...] = (0.5, 0.5, 0.5)
     vit_projection_sizes: list[int] | tuple[int, ...] = (160,)
+    vit_layers: list[int] | tuple[int, ...] | None = None
     vit_join: Literal["add", "concat"] = "add"
 
     # Controls
     conditioned_terms: list[str] | tuple[str, ...] = TRAINABLE_TERMS
     condition_size: int = 64
+    modulated_levels: list[int] | tuple[int, ...] | None = None
     max_high_frequency_emphasis: float | int = 4.0
     noise_conditioned: bool = True
 
@@ -186,6 +191,8 @@ class ViTUNetConfig(PreTrainedConfig):
         for name in ("num_channels", "pixel_unshuffle", "condition_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.modulated_levels is not None and not set() < set(self.modulated_levels) <= set(range(levels)):
+            raise ValueError(f"modulated_levels={self.modulated_levels} must be some of the levels 0 to {levels - 1}.")
 
     def validate_vit(self):
         """The ViT's normalisation and projection must fit the image and the bottleneck."""
@@ -198,6 +205,10 @@ class ViTUNetConfig(PreTrainedConfig):
             raise ValueError(f"vit_image_std={self.vit_image_std} must be positive.")
         if not self.vit_projection_sizes:
             raise ValueError("vit_projection_sizes must name at least one layer size.")
+        if self.use_vit and self.vit_layers is not None:
+            depth = self.vit_config.num_hidden_layers
+            if not set() < set(self.vit_layers) <= set(range(1, depth + 1)):
+                raise ValueError(f"vit_layers={self.vit_layers} must be some of the ViT's layers 1 to {depth}.")
 
     def validate_loss(self):
         """Names and ranges of everything that concerns losses and controls."""
