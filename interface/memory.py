@@ -13,11 +13,12 @@ def keep_freed_memory(mebibytes: int = 256) -> bool:
     """Lets the process keep so much freed memory for its next tensors. `False` where the C library is not glibc's.
 
     By default glibc gives what a thread frees back to the system, which zeroes it, page by page, when it is taken
-    again: a tenth to a quarter of what a slider waits for. One arena for all threads, since each would keep as much.
+    again: a tenth of what a slider waits for, and more of what a photograph does. One arena for all threads, since each
+    would keep as much.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # in the order of: other C libraries, no libraries, Windows
+    except (AttributeError, OSError, TypeError):  # other C libraries, none, Windows
         return False
     sizes = {_ARENA_MAX: 1, _TRIM_THRESHOLD: mebibytes * MEBIBYTE, _MMAP_THRESHOLD: mebibytes * MEBIBYTE // 4}
     return all(mallopt(name, size) == 1 for name, size in sizes.items())

@@ -85,7 +85,8 @@ class _DetailMagnitudes(torch.autograd.Function):
                 band = torch.empty_like(scratch) if ctx.needs_input_grad[0] else scratch
                 kept.append(_filter(source, taps, -2, dilation, band))
                 results.append(_block_means(torch.abs(band, out=scratch), *block).mul_(factor))
-            approximation = _filter(low, low_taps, -2, dilation, following[level % 2])
+            if level + 1 < levels:
+                approximation = _filter(low, low_taps, -2, dilation, following[level % 2])
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(*kept)
         return tuple(results)
