@@ -14,11 +14,11 @@ def keep_freed_memory(mebibytes: int = 256) -> bool:
 
     By default glibc gives what a thread frees back to the system, which zeroes it, page by page, when it is taken
     again: a tenth of what a slider waits for, and more of what a photograph does. One arena for all threads, since each
-    would keep as much.
+    would keep as much. Tensors of more than 32 MiB are given back as ever.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # other C libraries, none, Windows
         return False
-    sizes = {_ARENA_MAX: 1, _TRIM_THRESHOLD: mebibytes * MEBIBYTE, _MMAP_THRESHOLD: mebibytes * MEBIBYTE // 4}
+    sizes = {_ARENA_MAX: 1, _TRIM_THRESHOLD: mebibytes * MEBIBYTE, _MMAP_THRESHOLD: 32 * MEBIBYTE}
     return all(mallopt(name, size) == 1 for name, size in sizes.items())
