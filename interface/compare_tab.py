@@ -32,6 +32,7 @@ OTHERS = {
 }
 UNSHARP_SIGMA = 1.0  # pixels
 START_ZOOM = 3
+ONE_LOSS = "  \nThis network restores for one loss: no setting acts on it."
 
 GLASS_HTML = """
 <style>
@@ -210,7 +211,10 @@ def build_compare_tab(
         if name == CLEAN and not photograph.noise:
             return None, NO_REFERENCE, asked, photograph
         image = restored(photograph, name, *setting)
-        return pictures.file(image), "" if name == CLEAN else numbers(image, photograph), asked, photograph
+        text = "" if name == CLEAN else numbers(image, photograph)
+        if terms and name not in (NOISY, CLEAN) and not networks.in_use(setting[0])[1]:
+            text += ONE_LOSS
+        return pictures.file(image), text, asked, photograph
 
     def show_controls(name: str):
         return gr.update(visible=name == UNSHARP), gr.update(visible=name == OWN)

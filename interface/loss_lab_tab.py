@@ -41,8 +41,8 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
 
     `example` is the image examined until another one is given. Nothing is computed before the tab is opened.
     """
-    # Without the queue, which takes longer than what these handlers have to do.
-    quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private", "queue": False}
+    quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+    at_once = {**quiet, "queue": False}  # the queue takes longer than what these handlers have to do
     seen = gr.State(None, time_to_live=HOUR)
     was_open = gr.State(False)  # whether there was an image; it has no hour
     view = gr.State(VIEWS[0])
@@ -54,7 +54,7 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     with gr.Tab("Distortions"), gr.Row():
         with gr.Column(scale=1):
             kind = {"type": "filepath", "format": "png", "image_mode": None, "sources": ["upload", "clipboard"]}
-            upload = gr.Image(str(example), label="Image", height=200, **kind)
+            upload = gr.Image(str(example), label="Image", height=200, elem_id="lab-image", **kind)
             calibrate = gr.Checkbox(True, label="Calibrate all distortions to one PSNR")
             common_psnr = gr.Slider(12, 40, POSTS_PSNR, step=0.05, label="PSNR (dB)")
             share = gr.Slider(0.01, 1, 0.1, step=0.01, label="Strength (share of the largest)", visible=False)
@@ -137,27 +137,33 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     figures = [pictures, spectra, numbers, relation]
     setting = [chosen, emphasis, relative, calibrate, common_psnr, share]
 
+    def drawn_after(event: Callable, *call):
+        """Only the queue tells the page of an error: a call that failed is made again through it."""
+        drawn = event(*call, **at_once)
+        drawn.failure(*call, **quiet)
+        return drawn
+
     def draw_after(event: Callable) -> None:
-        drawn = event(draw_view, [view, seen, was_open, *setting], figures, **quiet)
+        drawn = drawn_after(event, draw_view, [view, seen, was_open, *setting], figures)
         # An image's hour counts from when it was last written.
-        drawn.success(lambda current: current or gr.skip(), seen, seen, **quiet)
+        drawn.success(lambda current: current or gr.skip(), seen, seen, **at_once)
 
     for event in (
         lab.select(open_lab, [seen, was_open], [seen, was_open], **quiet),
         upload.upload(open_file, upload, [seen, was_open], preprocess=False, **quiet),
     ):
         draw_after(event.success)
-        event.success(draw_sharpness, [seen, window], [sharpness, ordered], **quiet)
+        drawn_after(event.success, draw_sharpness, [seen, window], [sharpness, ordered])
     calibrate.input(
-        lambda on: (gr.update(visible=on), gr.update(visible=not on)), calibrate, [common_psnr, share], **quiet
+        lambda on: (gr.update(visible=on), gr.update(visible=not on)), calibrate, [common_psnr, share], **at_once
     )
     draw_after(partial(gr.on, [control.input for control in setting]))
     for name, tab in zip(VIEWS, (pictures_view, spectra_view, losses_view), strict=True):
         change = name, gr.update(visible=name != VIEWS[0])
-        draw_after(tab.select(lambda change=change: change, None, [view, emphasis], **quiet).success)
-    window.input(draw_sharpness, [seen, window], [sharpness, ordered], **quiet)
+        draw_after(tab.select(lambda change=change: change, None, [view, emphasis], **at_once).success)
+    drawn_after(window.input, draw_sharpness, [seen, window], [sharpness, ordered])
     for tab, draw, inputs, outputs in (
         (surface_tab, draw_surfaces, [phase_weight], surfaces),
         (ring_tab, draw_rings, [thickness, kernel], [rings, ring_number]),
     ):
-        gr.on([tab.select, *(control.input for control in inputs)], draw, inputs, outputs, **quiet)
+        gr.on([tab.select, *(control.input for control in inputs)], draw, inputs, outputs, **at_once)

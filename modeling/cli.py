@@ -67,11 +67,14 @@ def destinations(paths: list[str], output: Path, overwrite: bool) -> list[tuple[
         if not path.exists():
             raise ValueError(f"There is no {path}: name a file or a folder.")
         files = photographs(path) if path.is_dir() else [path]
+        if output.resolve().is_relative_to(path.resolve()) and output.resolve() != path.resolve():
+            # What was restored before, below the folder that was named.
+            files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
+        if not files:
+            raise ValueError(f"All photographs of {path} lie below --output {output}: name another one.")
         found += [(file, file.relative_to(path if path.is_dir() else path.parent)) for file in files]
     pairs: dict[Path, Path] = {}
     for file, name in found:
-        if file.resolve().is_relative_to(output.resolve()) and len(found) > 1:
-            continue  # what was restored before, below a folder that was named
         target = output / (name if name.suffix.lower() in FORMATS else name.with_suffix(".png"))
         if target in pairs:
             raise ValueError(f"{pairs[target]} and {file} would both become {target}: restore them into two folders.")

@@ -100,7 +100,7 @@ def octave_spectrum_error(prediction: Tensor, target: Tensor, octaves: int = OCT
     """10 log10 of the predicted over the true power in each octave, in dB: 0 is right, under 0 is blurred."""
     predicted, true = _windowed_spectrum(prediction.clamp(0, 1)), _windowed_spectrum(target)
     errors = []
-    for band in _octave_bands(target.shape[-2:], octaves):
+    for band in _octave_bands(target, octaves):
         power = [(spectrum.abs().square() * band).sum().item() for spectrum in (predicted, true)]
         errors.append(10 * math.log10(power[0] / power[1]) if min(power) > 0 else math.nan)
     return errors
@@ -110,7 +110,7 @@ def fourier_ring_correlation(prediction: Tensor, target: Tensor, octaves: int = 
     """Correlation of the two spectra in each octave (Saxton & Baumeister 1982): 1 is right, 0 is unrelated."""
     predicted, true = _windowed_spectrum(prediction.clamp(0, 1)), _windowed_spectrum(target)
     correlations = []
-    for band in _octave_bands(target.shape[-2:], octaves):
+    for band in _octave_bands(target, octaves):
         cross = ((predicted * true.conj()).real * band).sum().item()
         power = [(spectrum.abs().square() * band).sum().item() for spectrum in (predicted, true)]
         correlations.append(cross / math.sqrt(power[0] * power[1]) if min(power) > 0 else math.nan)
@@ -142,10 +142,11 @@ def _windowed_spectrum(image: Tensor) -> Tensor:
     return torch.fft.rfft2(centred * torch.outer(*window), norm="ortho")
 
 
-def _octave_bands(size: tuple[int, int], octaves: int) -> list[Tensor]:
+def _octave_bands(image: Tensor, octaves: int) -> list[Tensor]:
     """Weights (H, W//2 + 1) of each octave on `rfft2`'s half plane; the columns that stand for two weigh 2."""
-    height, width = size
-    rows, columns = torch.fft.fftfreq(height, dtype=torch.float64), torch.fft.rfftfreq(width, dtype=torch.float64)
+    height, width = image.shape[-2:]
+    kind = {"dtype": torch.float64, "device": image.device}
+    rows, columns = torch.fft.fftfreq(height, **kind), torch.fft.rfftfreq(width, **kind)
     radius = torch.hypot(rows[:, None], columns[None, :])
     weight = torch.ones_like(columns)
     weight[1 : (width + 1) // 2] = 2.0

@@ -15,6 +15,8 @@ from playwright.sync_api import Page, expect
 
 from app import build_app
 from interface.denoise_tab import build_denoise_tab
+from interface.loss_lab_tab import build_loss_lab_tab
+from interface.pictures import PUT_AWAY
 from modeling import ViTUNetForImageDenoising
 
 CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "vit-unet-denoiser"
@@ -71,9 +73,9 @@ def sharpen(page: Page) -> None:
     drag(page, "#weight-pixel", 0.05)
 
 
-def give(page: Page, file) -> None:
-    page.locator("#photograph").get_by_label("Remove Image").click()
-    page.locator("#photograph input[type=file]").set_input_files(file)
+def give(page: Page, file, place: str = "#photograph") -> None:
+    page.locator(place).get_by_label("Remove Image").click()
+    page.locator(f"{place} input[type=file]").set_input_files(file)
 
 
 def test_dragging_a_slider_changes_the_picture_and_the_price(page):
@@ -266,3 +268,28 @@ def test_the_loss_lab_draws_its_figures(page):
     expect(page.get_by_text("amplitude_squared", exact=True).first).to_be_visible(timeout=SECONDS)
     page.get_by_role("tab", name="Ring").click()
     expect(page.get_by_text("14.8913")).to_be_visible(timeout=SECONDS)
+
+
+def test_the_loss_lab_says_what_is_wrong(page, tmp_path):
+    """Most of its calls do without the queue, and the page shows no error of such a one."""
+    page.get_by_role("tab", name="Loss lab").click()
+    page.locator("#lab-pictures img").wait_for(timeout=SECONDS)
+    (tmp_path / "notes.png").write_text("this is no image")
+    give(page, tmp_path / "notes.png", "#lab-image")
+    expect(page.locator(".toast-wrap")).to_contain_text("notes.png cannot be read as an image", timeout=SECONDS)
+
+
+def test_the_loss_lab_says_that_an_image_was_put_away(context, monkeypatch):
+    monkeypatch.setattr("interface.loss_lab_tab.HOUR", 1.0)
+    with gr.Blocks(analytics_enabled=False) as app, gr.Tab("Denoise"), gr.Tab("Loss lab") as lab:
+        build_loss_lab_tab(lab, CHECKPOINT.parent.parent / "examples" / "ascent.png")
+    app.launch(prevent_thread_lock=True, quiet=True, server_port=None)
+    page = context.new_page()
+    page.goto(app.local_url)
+    page.get_by_role("tab", name="Loss lab").click()
+    page.locator("#lab-pictures img").wait_for(timeout=SECONDS)
+    page.wait_for_timeout(4000)
+    page.get_by_role("tab", name="Spectra", exact=True).click()
+    expect(page.locator(".toast-wrap")).to_contain_text(PUT_AWAY, timeout=SECONDS)
+    page.close()
+    app.close()

@@ -114,6 +114,10 @@ def test_nothing_is_replaced_unasked(photos, tmp_path):
         destinations([str(photos / "old.bmp"), str(photos / "old.bmp")], output, overwrite=False)
     with pytest.raises(ValueError, match="There is no"):
         destinations([str(photos / "none.png")], output, overwrite=False)
+    with pytest.raises(ValueError, match="replaced by its restored version"):
+        destinations([str(photos / "wall.jpg"), str(photos / "old.bmp")], photos, overwrite=True)
+    above = destinations([str(photos / "gray")], photos, overwrite=True)  # into the folder above
+    assert [target for _, target in above] == [photos / "wall.png"]
     below = destinations(
         [str(tmp_path)], output, overwrite=True
     )  # what was restored before is no photograph to restore

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from interface.compare_tab import build_compare_tab, numbers, unsharp_mask
+from interface.compare_tab import ONE_LOSS, build_compare_tab, numbers, unsharp_mask
 from interface.pictures import NO_REFERENCE, Photograph
 
 
@@ -59,3 +59,20 @@ def test_a_slot_is_made_anew_when_its_photograph_or_setting_is_another():
     assert redraw(None, None, *setting) == (None, "", None, None)
     with pytest.raises(gr.Error, match="after an hour: open it again"):
         redraw(None, shown, *setting)
+
+
+def test_a_setting_that_cannot_act_says_so(monkeypatch):
+    def in_use(networks, name: str):
+        return (lambda noisy, *_: noisy), name == "of all losses"
+
+    monkeypatch.setattr("interface.compare_tab.Networks.in_use", in_use)
+    with gr.Blocks(analytics_enabled=False) as app, gr.Tab("Compare") as tab:
+        build_compare_tab(tab, None, {"pixel": "Pixel", "wavelet": "Wavelet"}, 4.0, [])
+    redraw = next(function.fn for function in app.fns.values() if function.name == "redraw")
+    for setting, network, told in (
+        ("wavelet", "of one loss", True),
+        ("wavelet", "of all losses", False),
+        ("noisy", "of one loss", False),
+    ):
+        text = redraw(photograph(), None, setting, network, 0.5, 1.0, 0.0, 0.0)[1]
+        assert text.endswith(ONE_LOSS) == told, setting

@@ -365,3 +365,12 @@ def test_one_image_at_a_time_and_the_library(network, image, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     with pytest.raises(ImportError, match="pip install grad-cam"):
         activation_map(network, image)
+
+
+def test_a_network_that_looks_at_several_layers_is_explained(image):
+    torch.manual_seed(0)
+    model = randomised(ViTUNetForImageDenoising(tiny_config(vit_layers=(1, 2))))
+    before = model(image[None]).reconstruction
+    maps = activation_maps(model, image, "gradcam", layers=["vit.0", "vit.1", "decoder.0"])
+    assert all(found.shape == image.shape[-2:] and found.max() > 0 for found in maps.values())
+    assert torch.equal(model(image[None]).reconstruction, before)

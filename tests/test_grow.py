@@ -45,7 +45,7 @@ def test_what_is_new_learns(model):
     [
         ({"hidden_sizes": (4, 16, 24)}, "would shrink"),
         ({"hidden_sizes": (8, 16, 24, 32)}, "must keep 3 levels"),
-        ({"vit_projection_sizes": (16, 24)}, "would shrink"),
+        ({"vit_projection_sizes": (24, 24)}, "must keep 1 layers"),
         ({"use_vit": False}, "grow"),
         ({"pixel_unshuffle": 4}, "grow"),
     ],

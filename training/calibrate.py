@@ -15,13 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from modeling import ViTUNetConfig, ViTUNetForImageDenoising
+from modeling import ViTUNetConfig, ViTUNetForImageDenoising, ViTUNetImageProcessor
 from modeling.degradations import indexed_gaussian_noise
 from modeling.image_files import photographs, read_photograph
 
@@ -82,8 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.loss_strengths is not None:
         model.config.loss_strengths = ViTUNetConfig(loss_strengths=arguments.loss_strengths).loss_strengths  # checked
     model.save_pretrained(arguments.output)
-    if (processor := Path(arguments.model) / "preprocessor_config.json").is_file():
-        shutil.copy(processor, arguments.output)
+    ViTUNetImageProcessor().save_pretrained(arguments.output)
     sizes = [255 * pattern.square().mean().sqrt().item() for pattern in (before, after)]
     print(f"{len(images)} images; stripe {sizes[0]:.4f} of 255 before, {sizes[1]:.4f} after (root mean square)")
 

@@ -41,6 +41,9 @@ def grown(model: ViTUNetForImageDenoising, **changes) -> ViTUNetForImageDenoisin
         raise ValueError("Blocks that are not residual cannot begin as the identity: their numbers cannot grow.")
     if len(changes.get("hidden_sizes", config.hidden_sizes)) != len(config.hidden_sizes):
         raise ValueError(f"hidden_sizes={changes['hidden_sizes']} must keep {len(config.hidden_sizes)} levels.")
+    projection = changes.get("vit_projection_sizes", config.vit_projection_sizes)
+    if len(projection) != len(config.vit_projection_sizes):
+        raise ValueError(f"vit_projection_sizes={projection} must keep {len(config.vit_projection_sizes)} layers.")
     settings = config.to_dict()
     settings.pop("model_type")
     larger = ViTUNetForImageDenoising(ViTUNetConfig(**{**settings, **changes})).eval()
@@ -91,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the new weights")
     arguments = parser.parse_args(argv)
     torch.manual_seed(arguments.seed)
-    model = ViTUNetForImageDenoising.from_pretrained(arguments.model)
+    model = ViTUNetForImageDenoising.from_pretrained(arguments.model, dtype=torch.float32)
     larger = grown(model, **arguments.model_config)
     larger.save_pretrained(arguments.output_dir)
     ViTUNetImageProcessor().save_pretrained(arguments.output_dir)

@@ -45,7 +45,7 @@ def build_model(arguments: TrainingArguments, device: torch.device) -> ViTUNetFo
     defaults = {"loss_weights": arguments.loss_weights, "high_frequency_emphasis": arguments.high_frequency_emphasis}
     defaults = {name: value for name, value in defaults.items() if value is not None}
     if arguments.model:
-        model = ViTUNetForImageDenoising.from_pretrained(arguments.model, **defaults)
+        model = ViTUNetForImageDenoising.from_pretrained(arguments.model, dtype=torch.float32, **defaults)
     else:
         config = FRESH_NETWORKS[arguments.preset](**{**arguments.model_config, **defaults})
         if arguments.backbone:
