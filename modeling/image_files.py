@@ -44,6 +44,13 @@ _INFO = ("icc_profile", "exif", "dpi")
 _UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
+class DeepImage(np.ndarray):
+    """(H, W, 2 to 4) of `uint16`, which PIL cannot hold, with an `info` as PIL's images have."""
+
+    def __array_finalize__(self, other: np.ndarray | None) -> None:
+        self.info = dict(getattr(other, "info", {}))
+
+
 @dataclass(frozen=True)
 class Original:
     """What an image was beside its colours: all that its restored version takes over.
@@ -62,10 +69,10 @@ class Original:
     orientation: int = 1
     info: dict[str, Any] = field(default_factory=dict)
 
-    def like(self, restored: Tensor) -> Image.Image | np.ndarray:
+    def like(self, restored: Tensor) -> Image.Image | DeepImage:
         """A restored image (3, H, W), upright, float, as what came in: its mode, depth, alpha, orientation, profiles.
 
-        PIL cannot hold colours of 16 bits: they are an array (H, W, 3 or 4) of `uint16`.
+        PIL cannot hold colours of 16 bits: they are a `DeepImage`.
         """
         values = restored.detach().float().cpu()
         if self.channels == 1:
@@ -80,8 +87,9 @@ class Original:
                 raise ValueError(f"The restored image is {samples.shape[:2]}, its original {self.alpha.shape}.")
             samples = np.concatenate([samples, self.alpha[..., None]], axis=-1)
         if samples.dtype == np.uint16 and samples.shape[-1] > 1:
-            return samples
-        image = Image.fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)
+            image = samples.view(DeepImage)
+        else:
+            image = Image.fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)
         image.info.update(self.info)
         return image
 
@@ -128,6 +136,13 @@ def read_photograph(path: str | Path) -> Tensor:
     return to_rgb(open_image(path)[0])
 
 
+def to_uint8(image: Image.Image) -> Tensor:
+    """A PIL image of any mode -> (3, H, W) uint8, without alpha."""
+    if image.mode[0] in "IF":  # more than 8 bits, which PIL would cut off at white
+        return (to_rgb(open_image(image)[0]) * 255).round_().to(torch.uint8)
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
 def save_restored(restored: Tensor, source: str | Path, destination: str | Path) -> None:
     """Saves a restored image beside its original, as what that was: mode, depth, alpha, profile, EXIF, orientation.
 
@@ -165,7 +180,8 @@ def save_image(image: Image.Image | np.ndarray, destination: str | Path, info: d
         endings = [ending for ending, name in FORMATS.items() if mode in _MODES[name]]
         raise ValueError(f"{destination.name}: {format_name} cannot hold {mode} pixels. Choose {' or '.join(endings)}.")
     if info is None:
-        info = {} if mode == _DEEP else {key: image.info[key] for key in _INFO if key in image.info}
+        known = getattr(image, "info", {})  # a plain array has none
+        info = {key: known[key] for key in _INFO if key in known}
     beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
     try:
         with beside.open("xb") as file:
@@ -199,7 +215,7 @@ def _from_pil(image: Image.Image, path: Path | None = None) -> tuple[Tensor, Ori
     if is_deep and image.format != "PNG":
         raise ValueError("Colours of 16 bits are read from PNG files alone: save it as one.")
     image.load()  # PIL turns TIFF files upright on the way, and takes the tag out
-    info, orientation = _kept(image), image.getexif().get(ORIENTATION, 1)
+    info, orientation = _kept(image)
     if is_deep:
         samples = decode_image(str(path), mode=ImageReadMode.UNCHANGED)
     else:
@@ -239,23 +255,26 @@ def _direct_mode(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if has_transparency else "RGB")
 
 
-def _kept(image: Image.Image) -> dict[str, Any]:
-    """Keywords of `save` for what a file says of its image: colour profile, EXIF, resolution."""
-    exif = image.getexif()
+def _kept(image: Image.Image) -> tuple[dict[str, Any], int]:
+    """Keywords of `save` for what a file says of its image (colour profile, EXIF, resolution), and its orientation."""
     info = {key: image.info[key] for key in ("icc_profile", "dpi") if image.info.get(key)}
     if image.mode in ("CMYK", "LAB", "HSV", "YCbCr"):
         info.pop("icc_profile", None)  # it speaks of colours that are not there any more
     as_stored, complete = Image.Exif(), Image.Exif()
-    as_stored.load(image.info.get("exif", b""))
-    if image.info.get("exif") and as_stored.get(ORIENTATION) == exif.get(ORIENTATION):
-        info["exif"] = image.info["exif"]
-    elif len(exif):  # a TIFF file, or an orientation that only XMP knows
-        complete.load(exif.tobytes())
-        for tag in _TIFF_LAYOUT & set(complete):
-            del complete[tag]
-        if len(complete):
-            info["exif"] = complete.tobytes()
-    return info
+    try:
+        exif = image.getexif()
+        as_stored.load(image.info.get("exif", b""))
+        if image.info.get("exif") and as_stored.get(ORIENTATION) == exif.get(ORIENTATION):
+            info["exif"] = image.info["exif"]
+        elif len(exif):  # a TIFF file, or an orientation that only XMP knows
+            complete.load(exif.tobytes())
+            for tag in _TIFF_LAYOUT & set(complete):
+                del complete[tag]
+            if len(complete):
+                info["exif"] = complete.tobytes()
+    except (SyntaxError, struct.error):  # damaged EXIF: the picture is good without it, and stands as it lies
+        return info, 1
+    return info, exif.get(ORIENTATION, 1)
 
 
 def _upright(samples: Tensor, orientation: int) -> Tensor:

@@ -24,7 +24,7 @@ from .configuration_vit_unet import ViTUNetConfig
 from .loss_weights import balanced_weights, holds, per_image_map, stack_loss_weights
 from .losses import TRAINABLE_TERMS, WeightedCriterion
 from .unet import UNetDecoder, UNetEncoder, on_finest_grid, receptive_field
-from .vit_features import ViTFeatures, reflect_pad
+from .vit_features import ViTFeatures, symmetric_pad
 
 
 @dataclass
@@ -141,7 +141,7 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         self._check_image(pixel_values)
         height, width = pixel_values.shape[-2:]
         stride = self.config.stride
-        padded = reflect_pad(pixel_values, height + -height % stride, width + -width % stride)
+        padded = symmetric_pad(pixel_values, height + -height % stride, width + -width % stride)
         noise = self._noise_input(noise_level, pixel_values)
         if noise is not None:
             noise = on_finest_grid(noise, (height, width), padded.shape[-2:], self.config.pixel_unshuffle)

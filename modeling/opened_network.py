@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .vit_features import reflect_pad, square_side
+from .vit_features import square_side, symmetric_pad
 
 
 class Seen(NamedTuple):
@@ -73,7 +73,7 @@ class OpenedNetwork(nn.Module):
         if self.controls is None and self.parts == {"vit"}:  # the U-Net has no part in it
             height, width = pixel_values.shape[-2:]
             stride = self.network.config.stride
-            self.network.vit_features(reflect_pad(pixel_values, height + -height % stride, width + -width % stride))
+            self.network.vit_features(symmetric_pad(pixel_values, height + -height % stride, width + -width % stride))
             return [Seen(*image) for image in zip(pixel_values, restored, self._take_tokens(), strict=True)]
         encoded = self.network.encode(pixel_values, self.noise_level)
         if self.controls is not None or self.parts & {"bottleneck", "decoder"}:
@@ -139,10 +139,11 @@ class OpenedNetwork(nn.Module):
             )
 
         def token_map(pixel_values: Tensor) -> Tensor:
-            vit_features.vit = _Inner(vit, indices)
+            looked_at = vit_features.layers
+            vit_features.vit, vit_features.layers = _Inner(vit, indices), None
             with torch.no_grad():
                 inner = blended(pixel_values).chunk(len(indices), dim=1)  # (B, D, h, w) each
-            vit_features.vit = vit
+            vit_features.vit, vit_features.layers = vit, looked_at
             for index, tokens in zip(indices, inner, strict=True):
                 added[index] = _windows(self._through(f"vit.{index}", tokens) - tokens, side)
             return blended(pixel_values)

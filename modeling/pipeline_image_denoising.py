@@ -26,7 +26,7 @@ from .image_files import open_image
 from .losses import PRESETS
 from .tiling import TILE_SIZE, in_tiles
 from .unet import on_finest_grid
-from .vit_features import reflect_pad
+from .vit_features import symmetric_pad
 
 Control = float | Tensor | np.ndarray | Image.Image
 
@@ -164,7 +164,7 @@ def restore_in_tiles(
     Returns (B, C, H, W), not clipped.
     """
     size, stride, unshuffle = tuple(pixel_values.shape[-2:]), model.config.stride, model.config.pixel_unshuffle
-    padded = reflect_pad(pixel_values, *(side + -side % stride for side in size))
+    padded = symmetric_pad(pixel_values, *(side + -side % stride for side in size))
     padded_size = tuple(padded.shape[-2:])
     controls = model.controls(padded, size, loss_weights, high_frequency_emphasis)
     vit_map = None if model.vit_features is None else model.vit_features(padded)

@@ -21,19 +21,23 @@ from transformers import AutoModel
 WINDOWS_AT_ONCE = 256
 
 
-def reflect_pad(image: Tensor, height: int, width: int) -> Tensor:
-    """Extends (..., H, W) at the bottom and right by reflection, however small the image is."""
+def symmetric_pad(image: Tensor, height: int, width: int) -> Tensor:
+    """Extends (..., H, W) at the bottom and right by its mirror image, edge included, however small the image is.
+
+    The edge comes twice (NumPy's "symmetric"): an image of odd sides then ends in cells of a pixel unshuffle that hold
+    its last pixels alone. Without it (PyTorch's "reflect") the network restores that edge 0.2 dB worse.
+    """
     for dim, size in ((-2, height), (-1, width)):
         length = image.shape[dim]
         if size > length:
-            image = image.index_select(dim, _reflected(length, size, image.device))
+            image = image.index_select(dim, _mirrored(length, size, image.device))
     return image
 
 
-def _reflected(length: int, size: int, device: torch.device) -> Tensor:
+def _mirrored(length: int, size: int, device: torch.device) -> Tensor:
     """Positions (size,) among `length` pixels: there and back again."""
-    position = torch.arange(size, device=device) % max(2 * length - 2, 1)
-    return torch.where(position < length, position, 2 * length - 2 - position)
+    position = torch.arange(size, device=device) % (2 * length)
+    return torch.where(position < length, position, 2 * length - 1 - position)
 
 
 def square_side(config, name: str) -> int:
@@ -104,7 +108,7 @@ class ViTFeatures(nn.Module):
         blend = torch.sin(math.pi * (torch.arange(side, device=pixel_values.device) + 0.5) / side).square()
         blend = torch.outer(blend, blend).flatten().to(pixel_values)  # (n n,)
         lines, along = (
-            _reflected(*lengths, pixel_values.device) for lengths in ((height, padded_height), (width, padded_width))
+            _mirrored(*lengths, pixel_values.device) for lengths in ((height, padded_height), (width, padded_width))
         )
 
         def overlap_add(patches: Tensor, rows: int) -> Tensor:

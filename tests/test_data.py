@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from modeling.degradations import Noise
-from modeling.vit_features import reflect_pad
+from modeling.vit_features import symmetric_pad
 from training.data import (
     ImageOrder,
     ImageStore,
@@ -229,11 +229,37 @@ def test_crops_on_the_device_are_cut_from_their_images(tmp_path):
     chosen = torch.arange(3).repeat_interleave(4)
     crops = made._crops(chosen, 40, places)
     for index, (down, along, mirror, transpose), crop in zip(chosen.tolist(), places.tolist(), crops, strict=True):
-        image = reflect_pad(store[index], max(40, store[index].shape[1]), max(40, store[index].shape[2]))
+        image = symmetric_pad(store[index], max(40, store[index].shape[1]), max(40, store[index].shape[2]))
         top, left = int(down * (image.shape[1] - 39)), int(along * (image.shape[2] - 39))
         expected = image[:, top : top + 40, left : left + 40].float() / 255
         expected = expected.flip(-1) if mirror < 0.5 else expected
         assert torch.equal(crop, expected.transpose(1, 2) if transpose < 0.5 else expected)
+
+
+def slope(crop: torch.Tensor) -> float:
+    """255ths a pixel along a ramp (H, W) that may be transposed; a ramp that was shrunk is a steeper one."""
+    return 255 * max((crop[12, 20] - crop[12, 3]).abs().item(), (crop[20, 12] - crop[3, 12]).abs().item()) / 17
+
+
+def test_crops_are_shrunk():
+    ramp = torch.arange(90, dtype=torch.uint8).expand(3, 60, 90)
+    made = maker(scales=(1.0, 0.5), crop_sizes={0: 24})
+    crops = [made(sample, ramp)["labels"] for sample in range(12)]
+    assert all(crop.shape == (3, 24, 24) for crop in crops)
+    assert {round(slope(crop[0]), 2) for crop in crops} == {1.0, 2.0}
+    low = [made(sample, ramp[:, :36])["labels"] for sample in range(12)]  # a window of 48 does not fit
+    assert {round(slope(crop[0]), 2) for crop in low} == {1.0, 1.5}
+
+
+def test_copies_on_the_device_are_shrunk_to_no_less_than_a_crop(tmp_path):
+    for height in (40, 60):
+        ramp = np.tile(np.arange(90, dtype=np.uint8)[None, :, None], (height, 1, 3))
+        Image.fromarray(ramp).save(tmp_path / f"{height}.png")
+    store, device = ImageStore(load_images(str(tmp_path))), torch.device("cpu")
+    batches = DeviceBatches(maker(scales=(1.0, 1.0, 0.5), crop_sizes={0: 24}), store, (0.0, 0.1), 40, 0, 1, device)
+    assert batches.sizes.tolist() == [[24, 54], [40, 90], [30, 45], [60, 90]]
+    thirds = {round(3 * slope(crop[0])) for crop in batches.batch(0)["labels"]}
+    assert thirds == {3, 5, 6}  # 1, 90 / 54 and 2
 
 
 def test_batches_made_on_the_device(image_folder):
@@ -262,3 +288,24 @@ def test_batches_made_on_the_device(image_folder):
         noise = batch["pixel_values"] - batch["labels"]
         told = batch["noise_level"].isfinite()
         torch.testing.assert_close(noise.std((1, 2, 3))[told], batch["noise_level"][told], rtol=0.06, atol=1e-6)
+
+
+def test_sixteen_bits_are_not_cut_off_at_white(tmp_path):
+    gray = np.linspace(0, 65535, 40 * 40).astype(np.uint16).reshape(40, 40)
+    Image.fromarray(gray).save(tmp_path / "scan.png")
+    expected = torch.from_numpy(gray.astype(np.int64)).div(257).round()
+    assert torch.equal(ImageStore(load_images(str(tmp_path)))[0], expected.to(torch.uint8).expand(3, -1, -1))
+    stream = load_images(str(tmp_path), streaming=True)
+    (item,) = StreamedSamples(maker(crop_sizes={0: 0}), stream, ("image",), 0, 1, buffer=1)
+    torch.testing.assert_close(255 * item["labels"], expected.float().expand(3, -1, -1))
+
+
+def test_a_stream_of_images_that_cannot_be_decoded_ends(tmp_path):
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_bytes(b"no image")
+    stream = load_images(str(tmp_path), streaming=True)
+    with (
+        pytest.warns(UserWarning, match="cannot be decoded"),
+        pytest.raises(ValueError, match="None of the streamed images"),
+    ):
+        list(StreamedSamples(maker(), stream, ("image",), 0, 4, buffer=3))

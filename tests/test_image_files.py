@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 from torchvision.io import ImageReadMode, decode_image
 
-from modeling.image_files import Original, open_image, read_photograph, save_image, save_restored
+from modeling.image_files import Original, open_image, read_photograph, save_image, save_restored, to_uint8
 from modeling.image_processing_vit_unet import to_rgb
 
 GENERATOR = np.random.default_rng(0)
@@ -259,3 +260,31 @@ def test_shapes_that_are_no_image_are_refused():
 def test_gray_is_the_mean_of_the_restored_channels():
     restored = torch.tensor([0.0, 0.3, 0.6])[:, None, None].expand(3, 2, 2)
     assert np.asarray(Original(np.dtype(np.uint8), 1).like(restored)).tolist() == [[round(0.3 * 255)] * 2] * 2
+
+
+def test_a_deep_picture_keeps_profile_and_exif_by_itself(tmp_path):
+    """As a pipeline returns it, without the file that it came from."""
+    samples, original = open_image(deep_png(tmp_path / "source.png", 3))
+    lying = replace(original, orientation=6, info={**original.info, "exif": exif(6)})
+    save_image(lying.like(to_rgb(samples).rot90(-1, (1, 2))), tmp_path / "restored.png")
+    with Image.open(tmp_path / "restored.png") as after:
+        assert after.info["icc_profile"] == PROFILE and after.getexif()[0x0112] == 6
+    assert np.array_equal(read_photograph(tmp_path / "restored.png"), to_rgb(samples).rot90(-1, (1, 2)))
+
+
+@pytest.mark.parametrize("block", [b"Exif\0\0" + bytes(40), b"Exif\0\0II*"])
+def test_damaged_exif_costs_the_exif_alone(tmp_path, block):
+    damaged = written(tmp_path / "damaged.jpg", exif=block, icc_profile=PROFILE)
+    assert torch.equal(read_photograph(damaged), read_photograph(written(tmp_path / "good.jpg")))
+    assert set(open_image(damaged)[1].info) >= {"icc_profile"}
+    save_restored(read_photograph(damaged), damaged, tmp_path / "restored.jpg")
+
+
+def test_images_as_bytes():
+    """Of every mode, and of more bits than eight not all white."""
+    gray = np.array([[0, 257, 25700, 65535]], dtype=np.uint16)
+    assert to_uint8(Image.fromarray(gray)).tolist() == [[[0, 1, 100, 255]]] * 3
+    assert to_uint8(Image.fromarray(gray.astype(np.int32))).tolist() == [[[0, 1, 100, 255]]] * 3
+    for mode in ("1", "L", "P", "LA", "RGB", "RGBA", "CMYK"):
+        image = Image.fromarray(PIXELS[..., :3]).convert(mode)
+        assert np.array_equal(to_uint8(image).permute(1, 2, 0), np.array(image.convert("RGB"))), mode

@@ -69,3 +69,17 @@ def test_scores_of_another_window_are_refused(dataset):
     batch = {name: value[None] for name, value in run[0].items()}
     with pytest.raises(ValueError, match="windows of 16 pixels"):
         training_step(model, batch, model.config, channels_last=False)
+
+
+def test_an_image_that_cannot_be_decoded_has_no_scores(tmp_path):
+    for name in ("a", "b"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(
+            tmp_path / f"{name}.png"
+        )
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    cached = with_sharpness_scores(load_images(str(tmp_path)))
+    first, second, broken = cached[COLUMN]
+    assert first == second and first and not broken
+    with pytest.warns(UserWarning, match="cannot be decoded"):
+        run = whole_images(cached)
+        assert all(len(run[index]["target_sharpness_scores"]) == len(first) for index in range(6))

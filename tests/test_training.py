@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -224,7 +225,8 @@ def test_a_run_from_before_a_field_was_there_goes_on(tmp_path):
     write_arguments(arguments, tmp_path, resumed=False)
     path = tmp_path / "arguments.json"
     first = json.loads(path.read_text())
-    del first["grid_penalty"]
+    for later in ("grid_penalty", "folder_repeats", "scales"):
+        del first[later]
     path.write_text(json.dumps(first))
     write_arguments(arguments, tmp_path, resumed=True)
     arguments.grid_penalty = 0.1
@@ -300,6 +302,10 @@ def test_bad_recipes_are_refused(tmp_path, content, message):
         {"crop_size": 0, "data_on_device": True},
         {"map_probability": 2},
         {"crop_schedule": {5: 0}},
+        {"scales": [1, 0]},
+        {"scales": 0.5},
+        {"scales": [1, 0.5], "crop_size": 0},
+        {"scales": [1, 0.5], "noisy_column": "noisy"},
         {"model": "folder", "model_config": {"use_vit": False}},
     ],
 )
@@ -326,3 +332,20 @@ def test_only_the_named_parts_learn(tmp_path, image_folder):
         assert torch.equal(before, after) == stays, name
     with pytest.raises(ValueError, match="decode'"):
         freeze_all_but(start, ["decode"])
+
+
+def test_a_network_of_half_precision_is_trained_in_float32(tmp_path, image_folder):
+    randomised(ViTUNetForImageDenoising(tiny_config())).half().save_pretrained(tmp_path / "start")
+    start = ("--model", str(tmp_path / "start"), "--model_config", "{}", "--max_steps", "2")
+    run_here(tmp_path / "run", image_folder, *start)
+    saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+
+
+def test_a_stream_may_begin_with_a_file_that_is_no_image(tmp_path, image_folder):
+    shutil.copytree(image_folder, tmp_path / "images")
+    (tmp_path / "images" / "0000.png").write_bytes(b"no image")
+    stream = ("--streaming", "true", "--validation_size", "3", "--max_steps", "2", "--shuffle_buffer", "2")
+    with pytest.warns(UserWarning, match="cannot be decoded"):
+        run_here(tmp_path / "run", tmp_path / "images", *stream)
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()

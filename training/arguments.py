@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import yaml
@@ -59,6 +59,13 @@ class TrainingArguments:
     )
     crop_schedule: dict | str | None = field(
         default=None, metadata={"help": "Other crop sizes from a step on: {18000: 128} (JSON on the command line)."}
+    )
+    scales: list | str | None = field(
+        default=None,
+        metadata={
+            "help": "Factors by which images are shrunk: each crop draws one of [1, 1, 0.8, 0.5], say. An image that "
+            "is too small for it is shrunk less."
+        },
     )
     min_noise_level: float = field(default=0.0, metadata={"help": "Lowest noise level, in 255ths."})
     max_noise_level: float = field(default=75.0, metadata={"help": "Highest noise level, in 255ths."})
@@ -146,7 +153,15 @@ class TrainingArguments:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {list(allowed)}.")
-        for name in ("model_config", "crop_schedule", "noise", "loss_weights", "folder_repeats", "trained_parts"):
+        for name in (
+            "model_config",
+            "crop_schedule",
+            "noise",
+            "loss_weights",
+            "folder_repeats",
+            "trained_parts",
+            "scales",
+        ):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, _parsed_json(name, getattr(self, name)))
         self.model_config = self.model_config or {}
@@ -167,6 +182,9 @@ class TrainingArguments:
             raise ValueError(f"crop_size={self.crop_size} must be positive, or 0 for whole images.")
         if self.crop_schedule and (not self.crop_size or min(self.crop_schedule.values()) < 1):
             raise ValueError(f"crop_schedule={self.crop_schedule} needs crops: give positive sizes.")
+        self.scales = self.scales or [1.0]
+        if not isinstance(self.scales, list) or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"scales={self.scales} must be a list of factors above 0 that are 1 at most.")
         self._check_combinations()
         if self.noise:
             Noise(self.noise)  # refuses what it cannot make
@@ -217,6 +235,11 @@ class TrainingArguments:
                     "A step that is one CUDA graph finds everything on the device and takes no decisions: leave out "
                     f"{', '.join(name for name, given in wrong.items() if given)}."
                 )
+        if min(self.scales) < 1 and (self.noisy_column or not self.crop_size):
+            raise ValueError(
+                f"scales={self.scales} shrink crops before noise is added: leave them out for whole images (crop_size "
+                "0) and for pairs (noisy_column), whose noise would shrink as well."
+            )
         if self.noisy_column and self.noise:
             raise ValueError(f"Give noisy_column={self.noisy_column!r} or noise, not both.")
 
@@ -281,8 +304,7 @@ _FREE_ON_RESUME = {
 
 def read_arguments(path: Path) -> dict:
     """A run's `arguments.json`; a field that was not there yet when the run began has its default."""
-    defaults = {entry.name: entry.default for entry in fields(TrainingArguments) if entry.default is not MISSING}
-    return {**defaults, **json.loads(path.read_text())}
+    return {**asdict(TrainingArguments(dataset="", output_dir="")), **json.loads(path.read_text())}
 
 
 def write_arguments(arguments: TrainingArguments, output_dir: Path, resumed: bool) -> None:

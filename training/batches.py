@@ -65,14 +65,18 @@ class Data:
             noise=None if arguments.noisy_column else Noise(arguments.noise or gaussian),
             blind_probability=arguments.blind_probability,
             loss_sampler=sampler,
+            scales=arguments.scales,
         )
 
     def _split(self, dataset):
         """-> the images to train on, and those held out."""
         arguments, size = self.arguments, self.arguments.validation_size
         if arguments.streaming:  # the first of the stream, which are then passed over
-            held_out = list(dataset.take(size))
-            return dataset.skip(size), datasets.Dataset.from_list(held_out, features=dataset.features)
+            undecoded = dataset  # one that cannot be decoded is passed over later, as in training
+            for column in self.columns:
+                undecoded = undecoded.cast_column(column, datasets.Image(decode=False))
+            rows = list(undecoded.take(size))
+            return dataset.skip(size), datasets.Dataset.from_list(rows, features=dataset.features)
         if len(dataset) <= size:
             raise ValueError(f"{arguments.dataset} holds {len(dataset)} images: lower validation_size={size}.")
         if not size:

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from modeling.degradations import Noise, seeded_generator
-from modeling.vit_features import reflect_pad
+from modeling.image_files import to_uint8
+from modeling.vit_features import symmetric_pad
 from training.loss_sampling import FixedLoss, LossSampler
 from training.sharpness_cache import COLUMN
 
@@ -64,13 +65,8 @@ def load_images(
         raise ValueError(f"{name_or_path} holds no images.")
     dataset = dataset.select_columns(columns)
     for column in columns:
-        dataset = dataset.cast_column(column, datasets.Image(mode="RGB"))
+        dataset = dataset.cast_column(column, datasets.Image())
     return dataset
-
-
-def to_uint8(image) -> Tensor:
-    """A PIL image -> (3, H, W) uint8."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 class ImageStore(Dataset):
@@ -134,6 +130,13 @@ def first_readable(
     raise ValueError(f"None of the {len(images)} images can be decoded.")
 
 
+def shrunk(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """An image (3, H, W) in [0, 1] at a smaller size: bicubic, without aliasing."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp_(0, 1)
+
+
 @dataclass
 class SampleMaker:
     """Clean image and number -> training sample: a crop, mirrored and transposed at random, noise, a loss.
@@ -143,6 +146,8 @@ class SampleMaker:
         crop_sizes: first sample -> side in pixels from there on; smaller images are extended by reflection. 0 takes
             whole images, not mirrored, so that their cached sharpness scores hold.
         noise: what is added; `None` where the dataset brings noisy images.
+        scales: an image is shrunk by one of these factors, drawn anew each time. Shrunk photographs are sharper, and
+            hold less noise and fewer traces of JPEG.
         blind_probability: of withholding the noise level from the network (as NaN).
         loss_sampler: draws the loss; `None` for a network that is told nothing of it.
     """
@@ -152,6 +157,7 @@ class SampleMaker:
     noise: Noise | None
     blind_probability: float
     loss_sampler: LossSampler | FixedLoss | None = None
+    scales: Sequence[float] = (1.0,)
     _starts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -181,14 +187,16 @@ class SampleMaker:
             item["loss_weights"], item["high_frequency_emphasis"] = weights[0], emphasis[0]
         return item
 
-    @staticmethod
-    def _crop(image: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    def _crop(self, image: Tensor, size: int, generator: torch.Generator) -> Tensor:
         if not size:
             return image.float().div_(255)
-        image = reflect_pad(image, max(size, image.shape[-2]), max(size, image.shape[-1]))
-        top, left = (int(torch.randint(0, side - size + 1, (), generator=generator)) for side in image.shape[-2:])
+        image = symmetric_pad(image, max(size, image.shape[-2]), max(size, image.shape[-1]))
+        several = len(self.scales) > 1
+        scale = self.scales[int(torch.randint(0, len(self.scales), (), generator=generator)) if several else 0]
+        window = min(round(size / scale), *image.shape[-2:])
+        top, left = (int(torch.randint(0, side - window + 1, (), generator=generator)) for side in image.shape[-2:])
         mirror, transpose = torch.randint(0, 2, (2,), generator=generator).tolist()
-        crop = image[:, top : top + size, left : left + size].float().div_(255)
+        crop = shrunk(image[:, top : top + window, left : left + window].float().div_(255), (size, size))
         crop = crop.flip(-1) if mirror else crop
         return crop.transpose(-1, -2) if transpose else crop
 

@@ -8,16 +8,16 @@ fly; both ways give the same loss.
 from __future__ import annotations
 
 import datasets
-import numpy as np
 import torch
 from torch import Tensor
 
+from modeling.image_files import to_uint8
 from modeling.sharpness import sorted_sharpness_scores
 
 COLUMN = "sharpness_scores"
 # Part of the fingerprint of the cached column, because `datasets` does not see a change inside an imported function.
 # Raise it whenever `sharpness_scores` gives other numbers.
-VERSION = 2
+VERSION = 3
 AT_ONCE = 2  # images; more would take more memory than time they save
 
 
@@ -33,19 +33,34 @@ def sorted_scores(images: list[Tensor], window_size: int) -> list[list[float]]:
 
 
 def _with_scores(rows: dict, image_column: str, window_size: int, version: int) -> dict:
-    images = [torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous() for image in rows[image_column]]
-    return {COLUMN: sorted_scores(images, window_size)}
+    images = [_decoded(source) for source in rows[image_column]]
+    readable = [image for image in images if image is not None]
+    scores = iter(sorted_scores(readable, window_size) if readable else [])
+    return {COLUMN: [[] if image is None else next(scores) for image in images]}
+
+
+def _decoded(source: dict) -> Tensor | None:
+    """(3, H, W) uint8, or `None` for a file that training will warn of and pass over."""
+    try:
+        return to_uint8(datasets.Image().decode_example(source))
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def with_sharpness_scores(
     dataset: datasets.Dataset, image_column: str = "image", window_size: int = 16, version: int = VERSION
 ) -> datasets.Dataset:
-    """The dataset with a column `sharpness_scores`, float32 lists; read from disk if it was made before."""
-    return dataset.map(
+    """The dataset with a column `sharpness_scores`, float32 lists; read from disk if it was made before.
+
+    Of an image that cannot be decoded the list is empty.
+    """
+    undecoded = dataset.cast_column(image_column, datasets.Image(decode=False))
+    scored = undecoded.map(
         _with_scores,
         batched=True,
         batch_size=AT_ONCE,
         fn_kwargs={"image_column": image_column, "window_size": window_size, "version": version},
-        features=datasets.Features({**dataset.features, COLUMN: datasets.List(datasets.Value("float32"))}),
+        features=datasets.Features({**undecoded.features, COLUMN: datasets.List(datasets.Value("float32"))}),
         desc="sharpness scores",
     )
+    return scored.cast_column(image_column, dataset.features[image_column])

@@ -6,17 +6,16 @@ them, and goes on exactly, unless some of them could not be decoded.
 
 from __future__ import annotations
 
-import io
 import itertools
 import warnings
 from collections.abc import Iterator
 
 import datasets
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from training.data import SampleMaker, to_uint8
+from modeling.image_files import to_uint8
+from training.data import SampleMaker
 
 
 class StreamedSamples(IterableDataset):
@@ -44,28 +43,33 @@ class StreamedSamples(IterableDataset):
         self.maker, self.columns, self.first, self.length, self.buffer = maker, columns, first, length, buffer
         self.batch_size, self.process, self.processes = batch_size, process, processes
         for column in columns:  # bytes, so that passing over an image costs no decoding
-            dataset = dataset.cast_column(column, datasets.Image(mode="RGB", decode=False))
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
         self.dataset = dataset
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        sample = self.first
-        for row in itertools.islice(self._rows(), self.first, None):
+        sample, last_epoch = self.first, None  # in which an image was read
+        for epoch, row in itertools.islice(self._rows(), self.first, None):
             if sample == self.length:
                 return
+            last_epoch = epoch if last_epoch is None else last_epoch
             if sample // self.batch_size % self.processes == self.process:
                 images = self._decoded(row)
                 if images is None:
+                    if epoch > last_epoch + 1:
+                        raise ValueError("None of the streamed images can be decoded.")
                     continue
+                last_epoch = epoch
                 yield self.maker(sample, *images)
             sample += 1
 
-    def _rows(self) -> Iterator[dict]:
+    def _rows(self) -> Iterator[tuple[int, dict]]:
+        """Epoch and row."""
         for epoch in itertools.count():
             shuffled = self.dataset.shuffle(seed=self.maker.seed + epoch, buffer_size=self.buffer)
             empty = True
             for row in shuffled:
                 empty = False
-                yield row
+                yield epoch, row
             if empty:
                 raise ValueError("The streamed dataset holds no images.")
 
@@ -74,8 +78,7 @@ class StreamedSamples(IterableDataset):
         for column in self.columns:
             source = row[column]
             try:
-                with Image.open(io.BytesIO(source["bytes"]) if source["bytes"] else source["path"]) as image:
-                    images.append(to_uint8(image.convert("RGB")))
+                images.append(to_uint8(datasets.Image().decode_example(source)))  # which reaches files on the Hub
             except (OSError, SyntaxError, ValueError) as error:
                 warnings.warn(f"{source['path']} cannot be decoded and is skipped: {error}", stacklevel=2)
                 return None
