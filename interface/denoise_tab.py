@@ -39,12 +39,13 @@ from interface.pictures import (
     Photograph,
     Pictures,
     example_gallery,
+    keep_upload,
     on_page,
     opened,
 )
 from interface.restorer import AS_STARTED, Attention, Networks, Restore, TrainedHere
 from modeling import PRESETS
-from modeling.image_files import save_restored
+from modeling.image_files import is_float_file, save_restored
 from modeling.metrics import psnr, sharpness_ratio, ssim
 
 
@@ -96,6 +97,7 @@ def build_denoise_tab(
         attention: where this network's ViT looks, if it has one.
     """
     pictures, networks, hand = Pictures(), Networks(restore, terms, max_emphasis, trained, attention), Hand()
+    not_uploaded = {str(path) for path in examples}
 
     def places(name: str) -> list[tuple[str, str]]:
         """(label, place) that a network can be told."""
@@ -211,6 +213,7 @@ def build_denoise_tab(
         if not there(photograph, was_open):
             return None, None, known, None, False
         hand.moved(photograph.key)
+        keep_upload(photograph.path, not_uploaded)
         *values, place = values
         network_restores, has_sliders = networks.in_use(name)
         loss_weights, emphasis_value, noise_level = unpack(has_sliders, values)
@@ -277,13 +280,16 @@ def build_denoise_tab(
         return photograph and (photograph.picture, mask_area(file["path"]))
 
     @on_page
-    def save_picture(photograph: Photograph | None, was_open: bool, restored) -> str:
+    def save_picture(photograph: Photograph | None, was_open: bool, name: str, restored) -> str:
         if not there(photograph, was_open) or restored is None:
             raise ValueError("There is no picture to download: open a photograph first.")
+        if restored[0] != (photograph.key, name):  # that of another photograph is still there
+            raise ValueError("The picture is not restored yet: wait for it, or choose another setting.")
         if not Path(photograph.path).is_file():  # Gradio deletes what was uploaded
             raise ValueError(PUT_AWAY)
-        name = f"{Path(photograph.path).stem}-restored-{uuid.uuid4().hex[:6]}.png"
-        return pictures.written(name, lambda path: save_restored(restored[1], photograph.path, path))
+        ending = ".tif" if is_float_file(photograph.path) else ".png"
+        file_name = f"{Path(photograph.path).stem}-restored-{uuid.uuid4().hex[:6]}{ending}"
+        return pictures.written(file_name, lambda path: save_restored(restored[1], photograph.path, path))
 
     def look_for_networks(name: str) -> dict:
         choices = networks.choices(name)
@@ -365,7 +371,7 @@ def build_denoise_tab(
     redraw_after(partial(gr.on, [control.input for control in controls]), api_name="denoise")
     for event in figures.events(seen, **private):
         draw_after(event)
-    save.click(save_picture, [seen, is_open, result], download, **private).success(
+    save.click(save_picture, [seen, is_open, network, result], download, **private).success(
         None, None, None, js="() => document.querySelector('#download').click()"
     )
     return seen

@@ -20,8 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from interface.pictures import to_image
-from modeling.image_files import read_photograph
+from interface.pictures import read_small_enough, to_image
 from modeling.sharpness import sharpness_scores
 
 EVERYWHERE, PAINTED, MASKED, LOOKED_AT, SHARP = "everywhere", "painted", "masked", "looked at", "sharp"
@@ -141,7 +140,7 @@ def painted_area(address: str) -> Tensor:
 
 def mask_area(path: str) -> Tensor:
     """A mask's file, such as one that marks cracks -> (1, 1, h, w) in [0, 1]. It is laid over the whole picture."""
-    return read_photograph(path).mean(0)[None, None]
+    return read_small_enough(path).mean(0)[None, None]
 
 
 def sharp_area(restored: Tensor, window_size: int = 16) -> Tensor:

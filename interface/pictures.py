@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import time
 import uuid
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
@@ -18,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from modeling.degradations import indexed_gaussian_noise
-from modeling.image_files import read_photograph
+from modeling.image_files import UNREADABLE, read_photograph
 
 EXAMPLE_NOISE_LEVEL = 50  # of 255
 MAX_NOISE_LEVEL = 75
@@ -57,21 +59,40 @@ class Photograph:
 
     def with_noise(self, noise: float) -> Photograph:
         """The same photograph under seeded white noise of another level, of 255."""
-        noisy = indexed_gaussian_noise(self.photo, noise / 255, 0)
-        return replace(self, noise=noise, noisy=noisy, key=uuid.uuid4().hex)
+        return replace(self, noise=noise, noisy=_noisy(self.photo, noise), key=uuid.uuid4().hex)
 
 
 @on_page
 def opened(path: str, noise: float) -> Photograph:
     """Reads a file and adds seeded noise. What is wrong with it becomes a message on the page."""
-    photo = read_photograph(path)
-    megapixels = photo.shape[-1] * photo.shape[-2] / 1e6
+    photo = read_small_enough(path)
+    return Photograph(photo, noise, _noisy(photo, noise), path)
+
+
+def read_small_enough(path: str) -> Tensor:
+    """A file -> (3, H, W) float in [0, 1]. Raises `ValueError` for one that is too large, before it is decoded."""
+    try:
+        with Image.open(path) as image:
+            megapixels = image.width * image.height / 1e6
+    except UNREADABLE:
+        megapixels = 0.0  # what is wrong with it is told by who reads it
     if megapixels > MAX_MEGAPIXELS:
         raise ValueError(
             f"{Path(path).name} has {megapixels:.0f} megapixels, and this page takes {MAX_MEGAPIXELS}: "
             "crop or reduce it, or restore it in Python."
         )
-    return Photograph(photo, noise, indexed_gaussian_noise(photo, noise / 255, 0), path)
+    return read_photograph(path)
+
+
+def keep_upload(path: str, not_uploaded: Container[str]) -> None:
+    """Gradio deletes an upload an hour after its file was last changed: it is in use."""
+    if path not in not_uploaded:
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _noisy(photo: Tensor, noise: float) -> Tensor:
+    return indexed_gaussian_noise(photo, noise / 255, 0) if noise else photo
 
 
 def example_gallery(examples: list[Path]) -> gr.Gallery:
@@ -141,7 +162,7 @@ class Pictures:
         """The file of this name, which `save` writes where it is not there yet."""
         path = Path(self.folder.name) / name
         if not self._is_kept(name):
-            beside = path.with_name(f"{uuid.uuid4().hex}-{name}")
+            beside = path.with_name(f"{uuid.uuid4().hex}{path.suffix}")
             try:
                 save(beside)  # outside the lock: nobody waits for another visitor's large picture
                 with self.lock:

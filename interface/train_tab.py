@@ -14,7 +14,7 @@ import gradio as gr
 from PIL import Image
 
 from interface.figures import Chart, charts
-from interface.pictures import Pictures
+from interface.pictures import Pictures, on_page
 from interface.training_run import ROOT, Run, Training, chosen_images, image_count
 from modeling import LOSS_TERMS, PRESETS, TRAINABLE_TERMS
 
@@ -205,6 +205,9 @@ def build_train_tab(app: gr.Blocks, training: Training, network: str, has_slider
     def look(seen: tuple | None) -> list | dict:
         """What of the run is new on this page."""
         run = training.current()
+        if run is None and seen is not None:  # its folder was deleted
+            off = gr.update(interactive=False)
+            return [NOTHING_YET, "", None, None, "", gr.update(interactive=True), off, off, None]
         if run is None or run.version == seen:
             return gr.skip()
         version = run.version  # before its parts are read: what comes in between is drawn again
@@ -222,36 +225,30 @@ def build_train_tab(app: gr.Blocks, training: Training, network: str, has_slider
             version,
         ]
 
+    @on_page
     def start_run(paths, folder_name, origin_name, only_one, steps_value, rate, g, *values) -> list | dict:
-        try:
-            images = chosen_images(paths, folder_name)
-            recipe, arguments = run_arguments(
-                origin_name,
-                network,
-                only_one,
-                dict(zip(TRAINABLE_TERMS, values, strict=True)),
-                g,
-                steps_value,
-                rate,
-                image_count(images),
-            )
-            training.start(recipe, images, arguments)
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
+        images = chosen_images(paths, folder_name)
+        recipe, arguments = run_arguments(
+            origin_name,
+            network,
+            only_one,
+            dict(zip(TRAINABLE_TERMS, values, strict=True)),
+            g,
+            steps_value,
+            rate,
+            image_count(images),
+        )
+        training.start(recipe, images, arguments)
         return look(None)
 
+    @on_page
     def stop_run() -> list | dict:
-        try:
-            training.stop()
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
+        training.stop()
         return look(None)
 
+    @on_page
     def resume_run() -> list | dict:
-        try:
-            training.go_on()
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
+        training.go_on()
         return look(None)
 
     def choose(name: str) -> list[float]:

@@ -23,10 +23,11 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from modeling.image_files import photographs
+from modeling.image_files import UNREADABLE, photographs
 
 ROOT = Path(__file__).parent.parent
 FEWEST_IMAGES = 2  # one to train on, one held out
+LONGEST_LINE = 8192  # bytes of a log: of an error that names its reasons, say
 NICENESS = 10  # denoising in the app goes before training
 SECONDS_TO_SAVE = 60  # a step, a validation and a checkpoint end within it
 SECONDS_TO_DIE = 10
@@ -84,7 +85,7 @@ class Run:
         if not path.is_file():
             return ""
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 200 * lines))
+            file.seek(max(0, path.stat().st_size - max(200 * lines, LONGEST_LINE)))
             text = file.read().decode(errors="replace")
         return "\n".join([line.rsplit("\r", 1)[-1] for line in text.rstrip().split("\n")][-lines:])
 
@@ -111,7 +112,7 @@ class Training:
 
     def current(self) -> Run | None:
         """The run that is on, or the last one."""
-        newest = max((path.parent for path in self.folder.glob("*/run.json")), default=None)
+        newest = next(iter(self._runs()), None)
         if newest is None:
             return None
         asked = json.loads((newest / "run.json").read_text())
@@ -176,12 +177,17 @@ class Training:
     def results(self) -> dict[str, Result]:
         """By name of the run, newest first: the models of finished runs."""
         found = {}
-        for path in sorted(self.folder.glob("*/run.json"), reverse=True):
-            asked = json.loads(path.read_text())
-            if self._state(path.parent, asked["pid"]) == "finished":
+        for folder in self._runs():
+            asked = json.loads((folder / "run.json").read_text())
+            if self._state(folder, asked["pid"]) == "finished":
                 one_loss = asked["arguments"].get("sample_losses", True) is False
-                found[path.parent.name] = Result(path.parent / "model", one_loss)
+                found[folder.name] = Result(folder / "model", one_loss)
         return found
+
+    def _runs(self) -> list[Path]:
+        """Their folders, the one that was launched last first, whatever people have named them since."""
+        launched = {path.parent: path.stat().st_mtime_ns for path in self.folder.glob("*/run.json")}
+        return sorted(launched, key=lambda folder: (launched[folder], folder.name), reverse=True)
 
     def _refuse_a_second(self) -> None:
         run = self.current()
@@ -245,13 +251,18 @@ def chosen_images(files: Sequence[str] | None, folder: str | None) -> Path | lis
     if files and folder:
         raise ValueError(f"There are photographs and the folder {folder}: remove one of them.")
     if folder:
-        path = Path(folder).expanduser().absolute()
+        path = Path(folder)
+        with contextlib.suppress(RuntimeError):  # the home of a user who is unknown stays as it is written
+            path = path.expanduser()
+        path = path.absolute()
         if not path.is_dir():
             raise ValueError(f"There is no folder {folder} on this machine: check its name.")
-        found = photographs(path)
+        found = trainable(path)
         readable = [file for file in found if _is_image(file)]  # a run passes over the others
     else:
         found = readable = [Path(file) for file in files]
+        if not all(file.is_file() for file in found):  # Gradio deletes what was uploaded
+            raise ValueError("The photographs were put away after an hour: add them again.")
         for file in found:
             if not _is_image(file):
                 raise ValueError(f"{file.name} cannot be read as an image: remove it.")
@@ -264,7 +275,19 @@ def chosen_images(files: Sequence[str] | None, folder: str | None) -> Path | lis
 
 
 def image_count(images: Path | Sequence[Path]) -> int:
-    return len(photographs(images)) if isinstance(images, Path) else len(images)
+    return len(trainable(images)) if isinstance(images, Path) else len(images)
+
+
+def trainable(folder: Path) -> list[Path]:
+    """Those images of a folder that `datasets` finds: of formats that it knows, and not hidden."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder  # takes a second, and few train
+
+    return [
+        file
+        for file in photographs(folder)
+        if file.suffix.lower() in ImageFolder.EXTENSIONS
+        and not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
+    ]
 
 
 def _is_image(path: Path) -> bool:
@@ -272,7 +295,7 @@ def _is_image(path: Path) -> bool:
     try:
         with Image.open(path):
             return True
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except UNREADABLE:
         return False
 
 

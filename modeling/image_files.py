@@ -41,7 +41,8 @@ _OPTIONS = {
     "WEBP": {"lossless": True},
 }
 _INFO = ("icc_profile", "exif", "dpi")
-_UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, EOFError, Image.DecompressionBombError)
+# What PIL raises for files that are no images, are broken, or are too large to be safe.
+UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class DeepImage(np.ndarray):
@@ -107,7 +108,7 @@ def open_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> tuple[
         try:
             with Image.open(source) as image:
                 return _from_pil(image, Path(source))
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             remedy = "give a PNG, JPEG, TIFF or WebP file"
             raise ValueError(f"{Path(source).name} cannot be read as an image: {remedy}. ({error})") from error
     if isinstance(source, Image.Image):
@@ -129,6 +130,12 @@ def open_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> tuple[
         return colours, Original(np.dtype(np.uint8), len(colours), alpha)
     colours, alpha = _split(samples)
     return colours, Original(samples.numpy().dtype, len(colours), alpha)
+
+
+def is_float_file(path: str | Path) -> bool:
+    """Whether a file holds float values, which TIFF alone can take back."""
+    with Image.open(path) as image:
+        return image.mode == "F"
 
 
 def read_photograph(path: str | Path) -> Tensor:
@@ -182,7 +189,7 @@ def save_image(image: Image.Image | np.ndarray, destination: str | Path, info: d
     if info is None:
         known = getattr(image, "info", {})  # a plain array has none
         info = {key: known[key] for key in _INFO if key in known}
-    beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
+    beside = destination.with_name(f".{uuid.uuid4().hex}{destination.suffix}")
     try:
         with beside.open("xb") as file:
             if mode == _DEEP:

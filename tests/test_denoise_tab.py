@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import shutil
 import threading
 import time
 from functools import partial
@@ -378,9 +380,13 @@ def test_every_error_of_a_setting_is_told(model, photo):
         page["draw"](photograph, True, AS_STARTED, restored, (None, None), "Trade-off", None, None, *nothing)
     with pytest.raises(gr.Error, match="after an hour: open it again"):
         page["draw"](None, True, AS_STARTED, restored, (None, None), "Trade-off", None, None, *nothing)
+    other = photograph.with_noise(30)  # its picture is on its way
+    with pytest.raises(gr.Error, match="not restored yet"):
+        page["save_picture"](other, True, AS_STARTED, restored)
+    assert Path(page["save_picture"](photograph, True, AS_STARTED, restored)).is_file()
     photo.unlink()
     with pytest.raises(gr.Error, match="after an hour: open it again"):
-        page["save_picture"](photograph, True, restored)
+        page["save_picture"](photograph, True, AS_STARTED, restored)
 
 
 def test_noise_makes_another_image_of_the_same_picture(model, photo):
@@ -393,3 +399,25 @@ def test_noise_makes_another_image_of_the_same_picture(model, photo):
     redraw = handlers(own, photo)["redraw"]
     known = redraw(noisier, True, AS_STARTED, (photograph.picture, painted), (None, None), *setting)[2]
     assert known[1] is painted  # what is painted stays where it is
+
+
+def test_a_float_photograph_is_downloaded_as_one(model, tmp_path):
+    values = np.random.default_rng(0).random((24, 31), dtype=np.float32)
+    Image.fromarray(values).save(tmp_path / "measured.tif")
+    photograph = opened(str(tmp_path / "measured.tif"), 0)
+    page = handlers(Restorer(model), tmp_path / "measured.tif")
+    restored = ((photograph.key, AS_STARTED), photograph.photo)
+    with Image.open(page["save_picture"](photograph, True, AS_STARTED, restored)) as saved:
+        assert saved.mode == "F" and np.allclose(np.array(saved), values, atol=1e-6)
+
+
+def test_an_upload_that_is_in_use_is_kept(model, photo):
+    """Gradio deletes what was changed an hour ago; an example's file is left as it is."""
+    os.utime(photo, (0, 0))
+    upload = photo.with_name("upload.png")
+    shutil.copy2(photo, upload)
+    redraw = handlers(Restorer(model), photo)["redraw"]
+    weights = [1.0 for _ in model.config.conditioned_terms]
+    for path in (photo, upload):
+        redraw(opened(str(path), 0), True, AS_STARTED, None, (None, None), *weights, 0.0, True, 25, "everywhere")
+    assert photo.stat().st_mtime == 0 and upload.stat().st_mtime > 0

@@ -307,6 +307,15 @@ def test_the_commit_is_that_of_training_where_the_run_recorded_it(run_dir, monke
     assert f"Trained from commit `{'a' * 40}`" in text and "b" * 40 not in text
 
 
+def test_the_card_of_a_run_for_one_loss_promises_no_controls(run_dir, monkeypatch):
+    """Though the network, trained on from another one, still takes them."""
+    assert "act live" in card_of(run_dir).text
+    monkeypatch.setattr(hub, "_read_run", lambda _: (RUN | {"sample_losses": False}, None))
+    card = card_of(run_dir)
+    assert "act live" not in card.text and "model(pixels)" in card.text
+    assert "loss-conditional-training" not in card.data.tags
+
+
 def test_git_commit(tmp_path):
     assert hub.git_commit(tmp_path) is None
     identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]

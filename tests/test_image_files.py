@@ -288,3 +288,9 @@ def test_images_as_bytes():
     for mode in ("1", "L", "P", "LA", "RGB", "RGBA", "CMYK"):
         image = Image.fromarray(PIXELS[..., :3]).convert(mode)
         assert np.array_equal(to_uint8(image).permute(1, 2, 0), np.array(image.convert("RGB"))), mode
+
+
+def test_names_may_be_as_long_as_the_disk_allows(tmp_path):
+    name = 75 * "\u5199" + ".png"  # 229 bytes of 255
+    save_image(Image.fromarray(PIXELS), tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -24,14 +24,16 @@ COMMON = ("--checkpoint_steps", "3", "--validation_size", "0", "--map_probabilit
 def start(output_dir: Path, folder: Path, *arguments: str, launcher=(sys.executable,)) -> subprocess.Popen:
     command = [*launcher, "-m", "training.train", str(SMOKE), "--dataset", str(folder), "--output_dir", str(output_dir)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.Popen(
-        [*command, *COMMON, *arguments],
-        cwd=ROOT,
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with (output_dir / "printed.txt").open("w") as printed:
+        return subprocess.Popen(
+            [*command, *COMMON, *arguments],
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,
+            stdout=printed,
+            stderr=subprocess.DEVNULL,
+        )
 
 
 def kill_when(process: subprocess.Popen, condition) -> None:
@@ -107,3 +109,4 @@ def test_ctrl_c_saves_and_says_how_to_go_on(processes, unbroken, tmp_path, image
     (saved,) = checkpoints(tmp_path)
     assert int(saved.name.split("-")[1]) >= 4
     assert not (tmp_path / "model").exists()
+    assert "--resume true goes on from there" in (tmp_path / "printed.txt").read_text()

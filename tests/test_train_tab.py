@@ -11,19 +11,22 @@ import sys
 import time
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import numpy as np
 import pytest
 import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
 
 from interface.figures import Chart, charts
 from interface.restorer import TrainedHere
-from interface.train_tab import FINE_TUNE, FRESH, duration, run_arguments, status
-from interface.training_run import ROOT, Run, Training, chosen_images
+from interface.train_tab import FINE_TUNE, FRESH, NOTHING_YET, build_train_tab, duration, run_arguments, status
+from interface.training_run import ROOT, Run, Training, chosen_images, image_count, trainable
 from modeling import ViTUNetForImageDenoising
 from tests.conftest import randomised, tiny_config
+from training.data import load_images
 
 MANY_STEPS = 5000
 
@@ -137,7 +140,7 @@ def test_a_run_ends_with_the_app_and_goes_on_with_the_next(app, checkpoint, imag
 def in_place_of_a_run(training: Training, code: str) -> subprocess.Popen:
     """Another process under a run's folder, when training itself is not what is tested."""
     folder = training.folder / "run"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("w") as log:
         training.process = subprocess.Popen(
             [sys.executable, "-u", "-c", code], start_new_session=True, stdout=log, stderr=log
@@ -149,10 +152,42 @@ def in_place_of_a_run(training: Training, code: str) -> subprocess.Popen:
 
 def test_a_run_that_fails_says_why(tmp_path):
     training = Training(tmp_path)
-    in_place_of_a_run(training, "raise ValueError('crop_size=-1 must be positive.')").wait()
-    run = training.current()
-    assert run.state == "failed"
-    assert status(run) == "**run**: failed: ValueError: crop_size=-1 must be positive."
+    for reason in ("crop_size=-1 must be positive.", "The dataset cannot be read: " + 100 * "reason, "):
+        in_place_of_a_run(training, f"raise ValueError({reason!r})").wait()
+        run = training.current()
+        assert run.state == "failed"
+        assert status(run) == f"**run**: failed: ValueError: {reason}"
+
+
+def test_the_run_that_was_launched_last_is_the_current_one_whatever_its_name(tmp_path):
+    training = Training(tmp_path)
+    in_place_of_a_run(training, "pass").wait()
+    (tmp_path / "run").rename(tmp_path / "wavelet-best")
+    os.utime(tmp_path / "wavelet-best" / "run.json", (0, 0))  # some time ago
+    in_place_of_a_run(training, "pass").wait()
+    assert training.current().folder.name == "run"
+
+
+def test_a_deleted_run_leaves_the_page(tmp_path):
+    with gr.Blocks(analytics_enabled=False) as app:
+        build_train_tab(app, Training(tmp_path), "network", True)
+    look = next(function.fn for function in app.fns.values() if function.name == "look")
+    assert look(None) == gr.skip()
+    sentence, *_, start, stop, go_on, shown = look(("run", "running", None, None, None))
+    assert sentence == NOTHING_YET and shown is None
+    assert [button["interactive"] for button in (start, stop, go_on)] == [True, False, False]
+
+
+def test_only_what_datasets_finds_is_counted(tmp_path):
+    for name in ("a.png", "b.avif", ".hidden.png", "__cache/c.png", "deep/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name, format="PNG")
+    assert sorted(path.name for path in trainable(tmp_path)) == ["a.png", "d.png"]
+    assert len(load_images(str(tmp_path))) == image_count(tmp_path) == 2
+    with pytest.raises(ValueError, match="There is no folder ~nobody-of-this-name"):
+        chosen_images(None, "~nobody-of-this-name/photos")
+    with pytest.raises(ValueError, match="put away after an hour: add them again"):
+        chosen_images([str(tmp_path / "a.png"), str(tmp_path / "gone.png")], None)
 
 
 @pytest.mark.parametrize("leaving", [False, True])

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from modeling.degradations import Noise, seeded_generator
-from modeling.image_files import to_uint8
+from modeling.image_files import UNREADABLE, to_uint8
 from modeling.vit_features import symmetric_pad
 from training.loss_sampling import FixedLoss, LossSampler
 from training.sharpness_cache import COLUMN
@@ -106,7 +106,7 @@ class ImageStore(Dataset):
     def _decoded(self, index: int) -> Tensor | None:
         try:
             image = to_uint8(self.dataset[index][self.image_column])
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises, for a broken PNG a SyntaxError
+        except UNREADABLE as error:
             self.unreadable[index] = True
             warnings.warn(f"image {index} cannot be decoded and is skipped: {error}", stacklevel=2)
             return None

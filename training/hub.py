@@ -83,7 +83,8 @@ def model_card(folder: Path, model: ViTUNetForImageDenoising, arguments: ModelAr
     config, name = model.config, arguments.repo_id.split("/")[1]
     results = [read_evaluation(path) for path in arguments.evaluation]
     run, validation = _read_run(arguments.run_dir)
-    terms = [term for term in config.conditioned_terms if term != "pixel"]
+    # A network that was trained for one loss may take controls, but they mean nothing.
+    terms = [term for term in config.conditioned_terms if term != "pixel" and run.get("sample_losses", True)]
     # The example moves the strongest control, where the network has it.
     shown = "regional_sharpness" if "regional_sharpness" in terms else next(iter(terms), None)
     tags = {"u-net": True, "vit": config.use_vit, "loss-conditional-training": terms}
@@ -358,10 +359,8 @@ def write_space(arguments: SpaceArguments) -> Path:
         model = f'str(Path(__file__).parent / "checkpoints" / {name!r})' if is_folder else repr(name)
         (folder / "app.py").write_text(SPACE_APP.replace("{model}", model))
         (folder / "requirements.txt").write_text(requirements)
-        text = (
-            f"Denoises photographs with `{name}`; its training loss is a control. `app.py` starts `page.py`, the app."
-        )
-        SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n").save(folder / "README.md")
+        text = f"Denoises photographs with `{name}`; its training loss is a control. `app.py` starts `page.py`, the app"
+        SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}.\n").save(folder / "README.md")
     return Path(arguments.output)
 
 

@@ -11,7 +11,7 @@ import datasets
 import torch
 from torch import Tensor
 
-from modeling.image_files import to_uint8
+from modeling.image_files import UNREADABLE, to_uint8
 from modeling.sharpness import sorted_sharpness_scores
 
 COLUMN = "sharpness_scores"
@@ -43,7 +43,7 @@ def _decoded(source: dict) -> Tensor | None:
     """(3, H, W) uint8, or `None` for a file that training will warn of and pass over."""
     try:
         return to_uint8(datasets.Image().decode_example(source))
-    except (OSError, SyntaxError, ValueError):
+    except UNREADABLE:
         return None
 
 

@@ -14,7 +14,7 @@ import datasets
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from modeling.image_files import to_uint8
+from modeling.image_files import UNREADABLE, to_uint8
 from training.data import SampleMaker
 
 
@@ -79,7 +79,7 @@ class StreamedSamples(IterableDataset):
             source = row[column]
             try:
                 images.append(to_uint8(datasets.Image().decode_example(source)))  # which reaches files on the Hub
-            except (OSError, SyntaxError, ValueError) as error:
+            except UNREADABLE as error:
                 warnings.warn(f"{source['path']} cannot be decoded and is skipped: {error}", stacklevel=2)
                 return None
         return images

@@ -272,7 +272,7 @@ def train(arguments: TrainingArguments) -> None:
     log = Log(output_dir, accelerator, first_step=step)
     bar = tqdm(total=arguments.max_steps, initial=step, disable=not accelerator.is_main_process, unit="step")
     averages.start_clock()
-    with Interruption(accelerator) as interruption:
+    with bar, Interruption(accelerator) as interruption:  # a failure closes the bar, and is told below it
         for batch in batches:
             averages.data_arrived()
             set_learning_rate(optimizer, learning_rate(step, arguments))
@@ -316,7 +316,6 @@ def train(arguments: TrainingArguments) -> None:
             if stopping:
                 break
 
-    bar.close()
     if step == arguments.max_steps:
         if accelerator.is_main_process:
             ema.save_pretrained(output_dir / "model")
