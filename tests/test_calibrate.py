@@ -47,11 +47,21 @@ def test_the_command(image_folder, tmp_path, capsys):
     with pytest.raises(ValueError, match="finite and positive"):
         main([*command, "--output", str(tmp_path / "refused"), "--loss_strengths", '{"wavelet": 0}'])
     assert not (tmp_path / "refused").exists()
-    main([*command, "--output", str(tmp_path / "calibrated"), "--loss_strengths", '{"wavelet": 3}'])
+    main(
+        [
+            *command,
+            "--output",
+            str(tmp_path / "calibrated"),
+            "--loss_strengths",
+            '{"wavelet": 3}',
+            "--fidelity_share",
+            "0.2",
+        ]
+    )
     assert "6 images; stripe" in capsys.readouterr().out
     assert (tmp_path / "calibrated" / "preprocessor_config.json").is_file()
     calibrated = ViTUNetForImageDenoising.from_pretrained(tmp_path / "calibrated").eval()
-    assert calibrated.config.loss_strengths == {"wavelet": 3}
+    assert calibrated.config.loss_strengths == {"wavelet": 3} and calibrated.config.fidelity_share == 0.2
     images = [read_photograph(file) for file in photographs(image_folder)]
     before, after = (stripe(network.eval(), images, [0.1]).abs().max() for network in (model, calibrated))
     assert after < 0.05 * before

@@ -9,6 +9,7 @@ What the errors on some noisy photographs have in common at each place is subtra
 
 The longer a network was trained, the sooner a term has its way with a picture. The network is told what the loss
 weighs, a weight over its term's strength: another strength is another travel of the slider, over the same pictures.
+The larger the pixel term's share of every other weight, the sooner all sliders end.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="folder for the calibrated model")
     parser.add_argument("--noise_level", type=float, nargs="+", default=[15, 25, 50], help="of 255")
     parser.add_argument("--loss_strengths", type=json.loads, help="of the saved config, JSON; default: as they are")
+    parser.add_argument("--fidelity_share", type=float, help="of the saved config; default: as it is")
     parser.add_argument("--limit", type=int, default=100, help="so many images, spread over the folder")
     arguments = parser.parse_args(argv)
 
@@ -77,8 +79,9 @@ def main(argv: list[str] | None = None) -> None:
     before = stripe(model, images, levels)
     remove_stripe(model, before)
     after = stripe(model, images, levels)
-    if arguments.loss_strengths is not None:
-        model.config.loss_strengths = ViTUNetConfig(loss_strengths=arguments.loss_strengths).loss_strengths  # checked
+    for name in ("loss_strengths", "fidelity_share"):
+        if (value := getattr(arguments, name)) is not None:
+            setattr(model.config, name, getattr(ViTUNetConfig(**{name: value}), name))  # checked
     model.save_pretrained(arguments.output)
     ViTUNetImageProcessor().save_pretrained(arguments.output)
     sizes = [255 * pattern.square().mean().sqrt().item() for pattern in (before, after)]

@@ -25,7 +25,8 @@ def symmetric_pad(image: Tensor, height: int, width: int) -> Tensor:
     """Extends (..., H, W) at the bottom and right by its mirror image, edge included, however small the image is.
 
     The edge comes twice (NumPy's "symmetric"): an image of odd sides then ends in cells of a pixel unshuffle that hold
-    its last pixels alone. Without it (PyTorch's "reflect") the network restores that edge 0.2 dB worse.
+    its last pixels alone. Without it (PyTorch's "reflect") the network that ships restores the two outermost pixels of
+    photographs of 481x321 0.2 dB worse.
     """
     for dim, size in ((-2, height), (-1, width)):
         length = image.shape[dim]
