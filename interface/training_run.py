@@ -28,6 +28,8 @@ from modeling.image_files import UNREADABLE, photographs
 ROOT = Path(__file__).parent.parent
 FEWEST_IMAGES = 2  # one to train on, one held out
 LONGEST_LINE = 8192  # bytes of a log: of an error that names its reasons, say
+# Endings that Pillow knows and `datasets` does not, which a Space, where nobody trains, does without.
+UNKNOWN_TO_DATASETS = {".avif", ".avifs", ".h5", ".hdf", ".mpo", ".palm", ".pdf", ".pfm", ".qoi"}
 NICENESS = 10  # denoising in the app goes before training
 SECONDS_TO_SAVE = 60  # a step, a validation and a checkpoint end within it
 SECONDS_TO_DIE = 10
@@ -280,12 +282,10 @@ def image_count(images: Path | Sequence[Path]) -> int:
 
 def trainable(folder: Path) -> list[Path]:
     """Those images of a folder that `datasets` finds: of formats that it knows, and not hidden."""
-    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder  # takes a second, and few train
-
     return [
         file
         for file in photographs(folder)
-        if file.suffix.lower() in ImageFolder.EXTENSIONS
+        if file.suffix.lower() not in UNKNOWN_TO_DATASETS
         and not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
     ]
 

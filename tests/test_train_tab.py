@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -23,7 +24,7 @@ from PIL import Image
 from interface.figures import Chart, charts
 from interface.restorer import TrainedHere
 from interface.train_tab import FINE_TUNE, FRESH, NOTHING_YET, build_train_tab, duration, run_arguments, status
-from interface.training_run import ROOT, Run, Training, chosen_images, image_count, trainable
+from interface.training_run import ROOT, UNKNOWN_TO_DATASETS, Run, Training, chosen_images, image_count, trainable
 from modeling import ViTUNetForImageDenoising
 from tests.conftest import randomised, tiny_config
 from training.data import load_images
@@ -152,7 +153,7 @@ def in_place_of_a_run(training: Training, code: str) -> subprocess.Popen:
 
 def test_a_run_that_fails_says_why(tmp_path):
     training = Training(tmp_path)
-    for reason in ("crop_size=-1 must be positive.", "The dataset cannot be read: " + 100 * "reason, "):
+    for reason in ("crop_size=-1 must be positive.", "The dataset cannot be read: " + 100 * "reason, " + "all"):
         in_place_of_a_run(training, f"raise ValueError({reason!r})").wait()
         run = training.current()
         assert run.state == "failed"
@@ -184,6 +185,7 @@ def test_only_what_datasets_finds_is_counted(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / name, format="PNG")
     assert sorted(path.name for path in trainable(tmp_path)) == ["a.png", "d.png"]
     assert len(load_images(str(tmp_path))) == image_count(tmp_path) == 2
+    assert set(Image.registered_extensions()) - set(ImageFolder.EXTENSIONS) <= UNKNOWN_TO_DATASETS
     with pytest.raises(ValueError, match="There is no folder ~nobody-of-this-name"):
         chosen_images(None, "~nobody-of-this-name/photos")
     with pytest.raises(ValueError, match="put away after an hour: add them again"):
