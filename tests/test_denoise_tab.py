@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 
 from interface.denoise_tab import build_denoise_tab, preset_labels, scores_table
 from interface.painting import backdrop, held_where, painted_area, sharp_area
-from interface.pictures import MAX_MEGAPIXELS, PUT_AWAY, Hand, Pictures, opened
+from interface.pictures import PUT_AWAY, Pictures, opened
 from interface.restorer import AS_STARTED, Networks, Restorer, TrainedHere
 from interface.training_run import Result
 from modeling import LOSS_TERMS, PRESETS, ViTUNetForImageDenoising
@@ -140,67 +139,12 @@ def test_the_app_survives_bad_input(served, photo, tmp_path):
     assert Image.open(after).size == (1, 1)
 
 
-def test_reading_a_file_that_is_no_image(tmp_path):
-    path = tmp_path / "notes.jpg"
-    path.write_text("this is no image")
-    with pytest.raises(ValueError, match=r"notes\.jpg cannot be read as an image"):
-        read_photograph(path)
-    with pytest.raises(ValueError, match=r"absent\.png cannot be read"):
-        read_photograph(tmp_path / "absent.png")
-
-
-def test_photographs_are_turned_upright(tmp_path):
-    image = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40)
-    exif = image.getexif()
-    exif[0x0112] = 6  # rotate by 90 degrees to see it upright
-    image.save(tmp_path / "turned.png", exif=exif)
-    assert read_photograph(tmp_path / "turned.png").shape == (3, 3, 2)
-
-
-def test_photographs_that_do_not_fit_are_refused(tmp_path):
-    side = int((MAX_MEGAPIXELS * 1e6) ** 0.5) + 100
-    Image.new("L", (side, side)).save(tmp_path / "large.png")
-    with pytest.raises(gr.Error, match=r"large\.png has 17 megapixels"):
-        opened(str(tmp_path / "large.png"), 0)
-
-
 def test_the_table_shows_the_price():
     rows = {"noisy": (14.0, 0.2, 3.0), "pixel loss alone": (26.0, 0.71, 0.83), "yours": (25.75, 0.7, float("nan"))}
     table = scores_table(rows)
     assert "| yours | 25.75 dB | 0.700 | nan |" in table
     assert "Price of your setting: +0.25 dB" in table
     assert "Price of your setting: +0.00 dB" in scores_table({"a": (26.0, 1, 1), "b": (26.000001, 1, 1)})
-
-
-def test_pictures_are_lossless_and_do_not_pile_up():
-    pictures = Pictures(kept=3, seconds=0)
-    image = torch.randint(0, 256, (3, 9, 7)) / 255
-    named = pictures.file(image, "mine")
-    files = [Path(pictures.file(image)) for _ in range(5)]
-    assert [file.exists() for file in files] == [False, False, True, True, True]
-    assert not Path(named).exists()
-    again = Path(pictures.file(image, "mine"))
-    assert str(again) == named and len(list(again.parent.iterdir())) == 3
-    assert torch.equal(torch.from_numpy(np.array(Image.open(again))).permute(2, 0, 1) / 255, image)
-    for width, suffix in ((16383, ".webp"), (16384, ".png")):  # WebP's longest side, and one that it has no room for
-        long = torch.randint(0, 256, (3, 9, width)) / 255
-        shown = Path(pictures.file(long, only_shown=True))
-        assert shown.suffix == suffix
-        assert torch.equal(torch.from_numpy(np.array(Image.open(shown))).permute(2, 0, 1) / 255, long)
-
-
-def test_pictures_that_were_just_asked_for_stay(tmp_path):
-    pictures = Pictures(kept=1)
-    files = [Path(pictures.file(torch.rand(3, 4, 4))) for _ in range(3)]
-    assert all(file.exists() for file in files)
-
-    def fail(path: Path) -> None:
-        path.write_text("half")
-        raise ValueError("no room")
-
-    with pytest.raises(ValueError, match="no room"):
-        pictures.written("mine.png", fail)
-    assert len(list(files[0].parent.iterdir())) == 3  # nothing half-written is left
 
 
 def test_the_restorer_takes_large_images_in_tiles_and_keeps_nothing_of_them(model):
@@ -241,21 +185,6 @@ def test_bf16_is_less_than_a_step_of_8_bits_away(cached_pixels):
         pictures.append(restorer(noisy, {"wavelet": 1.0}, 0.0, None))
     difference = (pictures[0] - pictures[1]).square().mean().sqrt().item()
     assert 0 < difference < 0.5 / 255 and pictures[1].dtype == torch.float32
-
-
-def test_figures_wait_until_the_hand_rests():
-    hand = Hand()
-    assert hand.rests("a")  # it never moved
-    hand.moved("a")
-    start = time.monotonic()
-    assert hand.rests("a") and time.monotonic() - start > 0.9 * Hand.REST
-    hand.moved("a")
-    threading.Timer(Hand.REST / 2, hand.moved, ["a"]).start()
-    assert not hand.rests("a")  # a newer move
-    assert hand.rests("b")  # another photograph's
-    for key in range(2 * Hand.KEPT):
-        hand.moved(str(key))
-    assert len(hand.moves) == Hand.KEPT
 
 
 def test_what_the_brush_paints_is_what_the_page_is_asked_for(tmp_path):
