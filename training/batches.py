@@ -21,6 +21,7 @@ from training.data import (
     collate,
     folder_repeats,
     load_images,
+    undecoded,
     validation_images,
 )
 from training.device_data import DeviceBatches
@@ -72,10 +73,7 @@ class Data:
         """-> the images to train on, and those held out."""
         arguments, size = self.arguments, self.arguments.validation_size
         if arguments.streaming:  # the first of the stream, which are then passed over
-            undecoded = dataset  # one that cannot be decoded is passed over later, as in training
-            for column in self.columns:
-                undecoded = undecoded.cast_column(column, datasets.Image(decode=False))
-            rows = list(undecoded.take(size))
+            rows = list(undecoded(dataset, self.columns).take(size))
             return dataset.skip(size), datasets.Dataset.from_list(rows, features=dataset.features)
         if len(dataset) <= size:
             raise ValueError(f"{arguments.dataset} holds {len(dataset)} images: lower validation_size={size}.")

@@ -69,6 +69,13 @@ def load_images(
     return dataset
 
 
+def undecoded(dataset, columns: Sequence[str]):
+    """A dataset, streamed or not, whose images are their files' bytes and paths: broken ones are met one by one."""
+    for column in columns:
+        dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    return dataset
+
+
 class ImageStore(Dataset):
     """The images of a dataset as (3, H, W) uint8, each decoded once and kept (`keep=True`) or decoded each time.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from modeling.image_files import UNREADABLE, to_uint8
-from training.data import SampleMaker
+from training.data import SampleMaker, undecoded
 
 
 class StreamedSamples(IterableDataset):
@@ -42,9 +42,7 @@ class StreamedSamples(IterableDataset):
     ) -> None:
         self.maker, self.columns, self.first, self.length, self.buffer = maker, columns, first, length, buffer
         self.batch_size, self.process, self.processes = batch_size, process, processes
-        for column in columns:  # bytes, so that passing over an image costs no decoding
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
-        self.dataset = dataset
+        self.dataset = undecoded(dataset, columns)  # so that passing over an image costs no decoding
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         sample, last_epoch = self.first, None  # in which an image was read
