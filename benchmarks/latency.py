@@ -60,7 +60,7 @@ def network(model: ViTUNetForImageDenoising, size: int, repeats: int) -> dict[st
 
 
 def client(url: str, photograph: Path, controls: int, repeats: int) -> list[float]:
-    """The app's answer to a slider move, PNG file on disk included."""
+    """The app's answer to a slider move, file on disk included."""
     visitor = Client(url, verbose=False)
     visitor.predict(handle_file(photograph), api_name="/open")
     visitor.predict(50, api_name="/add_noise")
@@ -83,6 +83,11 @@ def browser(url: str, photograph: Path, repeats: int) -> dict[str, list[float]]:
         page.locator(picture).last.wait_for()
         page.locator("#photograph").get_by_label("Remove Image").click()
         page.locator("#photograph input[type=file]").set_input_files(photograph)
+        page.wait_for_timeout(3000)
+        noise = page.get_by_label("Add noise").first  # measures and figures need a clean reference
+        noise.fill("50")
+        noise.press("Enter")
+        page.get_by_text("Price of your setting").wait_for()
         page.wait_for_timeout(3000)
 
         def moves(rest: float) -> Iterator[float]:
@@ -115,7 +120,7 @@ def main() -> None:
         Image.open(EXAMPLES[0]).crop((0, 0, arguments.size, arguments.size)).save(photograph)
         app = build_app(model)
         app.launch(prevent_thread_lock=True, quiet=True, server_port=None, allowed_paths=[str(EXAMPLES[0].parent)])
-        controls = len(model.config.conditioned_terms)
+        controls = len(model.config.steerable_terms)
         results["app: slider release to file at the client"] = client(
             app.local_url, photograph, controls, arguments.repeats
         )

@@ -42,6 +42,7 @@ from interface.pictures import (
     keep_upload,
     on_page,
     opened,
+    uploaded,
 )
 from interface.restorer import AS_STARTED, Attention, Networks, Restore, TrainedHere
 from modeling import PRESETS
@@ -272,12 +273,18 @@ def build_denoise_tab(
             return gr.update(visible=False)
         return gr.update(visible=True, value=backdrop(restored[1]))
 
+    def look_at_another(photograph: Photograph | None, place: str, restored, painting):
+        """What was painted, or a mask, was another photograph's."""
+        if place == MASKED and photograph and painting and painting[0] != photograph.picture:
+            gr.Warning("The mask was another photograph's: open one for this. Until then the pixel loss holds.")
+        return show_brush(photograph, place, restored)
+
     def paint(photograph: Photograph | None, event: gr.EventData):
         return photograph and (photograph.picture, painted_area(event.mask))
 
     @on_page
     def open_mask(photograph: Photograph | None, file: dict):
-        return photograph and (photograph.picture, mask_area(file["path"]))
+        return photograph and (photograph.picture, mask_area(uploaded(file)))
 
     @on_page
     def save_picture(photograph: Photograph | None, was_open: bool, name: str, restored) -> str:
@@ -309,8 +316,9 @@ def build_denoise_tab(
     def pick(event: gr.SelectData) -> tuple[str, int, Photograph]:
         return open_example(event.index)
 
+    @on_page
     def open_upload(file: dict) -> tuple[int, Photograph]:
-        return 0, opened(file["path"], 0)  # a visitor's own photograph is noisy as it is
+        return 0, opened(uploaded(file), 0)  # a visitor's own photograph is noisy as it is
 
     def add_noise(photograph: Photograph | None, noise: float) -> Photograph | None:
         return photograph and photograph.with_noise(noise)
@@ -365,7 +373,7 @@ def build_denoise_tab(
         )
     for event in new_photograph:
         drawn = redraw_after(event.success, api_visibility="private")
-        drawn.success(show_brush, [seen, where, result], canvas, **private)
+        drawn.success(look_at_another, [seen, where, result, painted], canvas, **private)
     for event in new_setting:
         redraw_after(event.success, api_visibility="private")
     redraw_after(partial(gr.on, [control.input for control in controls]), api_name="denoise")

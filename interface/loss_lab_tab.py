@@ -30,7 +30,7 @@ from interface.loss_lab_figures import (
     surface_panels,
     table_rows,
 )
-from interface.pictures import HOUR, PUT_AWAY, Pictures, on_page
+from interface.pictures import HOUR, PUT_AWAY, Pictures, on_page, uploaded
 from modeling.degradations import DISTORTIONS
 
 VIEWS = ("Pictures", "Spectra", "Losses")  # of the distortions
@@ -132,7 +132,7 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
         return (there(current) if opened else specimen(str(example))), True
 
     def open_file(file: dict):
-        return specimen(file["path"]), True
+        return specimen(uploaded(file)), True
 
     figures = [pictures, spectra, numbers, relation]
     setting = [chosen, emphasis, relative, calibrate, common_psnr, share]

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import gradio as gr
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -32,6 +33,7 @@ PLACES = {
     SHARP: "where the picture is sharp",
 }
 MAX_CELLS = 256  # on the longer side of what is painted
+MASK_SIDE = 2048  # pixels, the same of a mask: every slider has a map of its size
 BACKDROP_SIDE = 640  # pixels
 BRIGHT = 0.95  # quantile of the sharpness scores that counts as fully sharp
 
@@ -140,7 +142,9 @@ def painted_area(address: str) -> Tensor:
 
 def mask_area(path: str) -> Tensor:
     """A mask's file, such as one that marks cracks -> (1, 1, h, w) in [0, 1]. It is laid over the whole picture."""
-    return read_small_enough(path).mean(0)[None, None]
+    mask = read_small_enough(path).mean(0)[None, None]
+    scale = MASK_SIDE / max(mask.shape)
+    return F.interpolate(mask, scale_factor=scale, mode="area") if scale < 1 else mask
 
 
 def sharp_area(restored: Tensor, window_size: int = 16) -> Tensor:

@@ -16,6 +16,7 @@ from functools import wraps
 from pathlib import Path
 
 import gradio as gr
+from gradio.processing_utils import check_all_files_in_cache
 from PIL import Image
 from torch import Tensor
 
@@ -67,6 +68,15 @@ def opened(path: str, noise: float) -> Photograph:
     """Reads a file and adds seeded noise. What is wrong with it becomes a message on the page."""
     photo = read_small_enough(path)
     return Photograph(photo, noise, _noisy(photo, noise), path)
+
+
+def uploaded(file: dict) -> str:
+    """The path of an upload that Gradio did not preprocess. Raises `ValueError` for any other file of this machine."""
+    try:
+        check_all_files_in_cache(file)
+    except gr.Error as error:
+        raise ValueError(f"{Path(file['path']).name} was not uploaded: upload it.") from error
+    return file["path"]
 
 
 def read_small_enough(path: str) -> Tensor:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-from .image_processing_vit_unet import to_rgb
+from .image_processing_vit_unet import check_says_its_maximum, to_rgb
 
 ORIENTATION = 0x0112  # EXIF tag
 # EXIF orientation -> quarter turns anticlockwise, then whether to mirror left and right, that make an image upright.
@@ -124,6 +124,7 @@ def open_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> tuple[
         samples = samples.permute(2, 0, 1)
     if samples.ndim != 3 or samples.shape[0] not in channels:
         raise ValueError(f"An image must be (H, W), (H, W, C) or (C, H, W), C up to 4, got {tuple(source.shape)}.")
+    check_says_its_maximum(samples)
     if samples.is_floating_point():
         colours, alpha = _split(samples)
         alpha = None if alpha is None else (alpha.clip(0, 1) * 255).round().astype(np.uint8)
@@ -201,9 +202,20 @@ def save_image(image: Image.Image | np.ndarray, destination: str | Path, info: d
         beside.unlink(missing_ok=True)
 
 
+def readable_endings() -> set[str]:
+    """Endings of the files that PIL reads: it knows others, which it only writes."""
+    formats = Image.registered_extensions()  # registers the readers, too
+    return {ending for ending, name in formats.items() if name in Image.OPEN or name == "MPO"}  # JPEG's reader
+
+
 def photographs(folder: str | Path) -> list[Path]:
     """The image files below a folder, by name. Raises `ValueError` where there are none."""
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in Image.registered_extensions())
+    endings = readable_endings()
+    files = sorted(
+        path
+        for path in Path(folder).rglob("*")
+        if path.suffix.lower() in endings and not path.name.startswith("._")  # macOS keeps other things in those
+    )
     if not files:
         raise ValueError(f"There are no images below {folder}.")
     return files
@@ -211,14 +223,14 @@ def photographs(folder: str | Path) -> list[Path]:
 
 def _from_pil(image: Image.Image, path: Path | None = None) -> tuple[Tensor, Original]:
     pictures = 1
-    if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
+    if image.format in ("AVIF", "GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
         pictures = image.n_frames
     elif image.format == "TIFF" and path is not None:
         pictures = _tiff_pictures(path)
     if pictures > 1:
         raise ValueError(f"It holds {pictures} pictures: save the one that you want as a file of its own.")
     # Before anything is loaded, a file still says how its pixels lie; PIL would cut colours of 16 bits to 8.
-    is_deep = path is not None and image.mode[0] not in "IF" and any(";16" in str(tile.args) for tile in image.tile)
+    is_deep = path is not None and image.mode[0] not in "IF" and _is_deep(image)
     if is_deep and image.format != "PNG":
         raise ValueError("Colours of 16 bits are read from PNG files alone: save it as one.")
     image.load()  # PIL turns TIFF files upright on the way, and takes the tag out
@@ -231,6 +243,14 @@ def _from_pil(image: Image.Image, path: Path | None = None) -> tuple[Tensor, Ori
     colours, alpha = _split(samples)
     original = Original(samples.numpy().dtype, len(colours), alpha, orientation, info)
     return _upright(colours, orientation), original
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a file, not loaded yet, has more than 8 bits: what its decoder is told says so."""
+    told = [tile.args for tile in image.tile]
+    if image.format == "PPM":  # raw mode and largest value
+        return any(isinstance(arguments, tuple) and arguments[-1] > 255 for arguments in told)
+    return any(";16" in str(arguments) for arguments in told)
 
 
 def _tiff_pictures(path: Path) -> int:

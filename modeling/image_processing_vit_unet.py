@@ -35,6 +35,8 @@ class ViTUNetImageProcessor(TorchvisionBackend):
         """One image -> (3, H, W) float32 in [0, 1]."""
         if hasattr(image, "mode") and hasattr(image, "convert"):  # PIL
             image = _direct_mode(image)
+        else:
+            check_says_its_maximum(image)
         kwargs["do_convert_rgb"] = False  # it would lay transparent images on white
         return to_rgb(super().process_image(image, *args, **kwargs))
 
@@ -50,6 +52,14 @@ class ViTUNetImageProcessor(TorchvisionBackend):
         """(B, 3, H, W) restored images, as the model returns them -> a list of 8-bit RGB PIL images."""
         pixels = (reconstruction.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
         return [to_pil_image(image.cpu(), do_rescale=False) for image in pixels]
+
+
+def check_says_its_maximum(image: ImageInput) -> None:
+    """Raises `ValueError` for 32-bit integers: of a PIL image they hold 16 bits, of an array nobody knows."""
+    if str(getattr(image, "dtype", "")).removeprefix("torch.") == "int32":
+        raise ValueError(
+            "32-bit integers do not say what is white: give the image as uint8, uint16 or float in [0, 1]."
+        )
 
 
 def to_rgb(image: Tensor) -> Tensor:

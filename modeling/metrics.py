@@ -32,6 +32,8 @@ def ssim_per_image(prediction: Tensor, target: Tensor) -> Tensor:
     """`ssim` of each image: (B, C, H, W) twice, or one target (1, C, H, W) for all -> (B,). Never in bf16."""
     if min(prediction.shape[-2:]) < SSIM_WINDOW:
         return prediction.new_full((len(prediction),), math.nan)
+    if prediction.dtype != torch.float64:
+        prediction, target = prediction.float(), target.float()
     luminance, contrast, reach = 0.01**2, 0.03**2, SSIM_WINDOW - 1
     height, width = (side - reach for side in prediction.shape[-2:])
     band, total = _band(prediction), 0.0

@@ -10,6 +10,8 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -221,6 +223,14 @@ def test_a_photograph_is_uploaded(page, tmp_path):
     give(page, tmp_path / "mine.jpg")
     restored_picture(page, other_than=before)
     expect(page.locator("#measures")).to_contain_text("No clean reference", timeout=SECONDS)
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
+def test_no_other_file_of_the_machine_is_opened(page, tmp_path, meta):
+    Image.new("RGB", (8, 8)).save(tmp_path / "private.png")
+    visitor = Client(page.url, verbose=False)
+    with pytest.raises(AppError, match=r"not uploaded|not in the cache"):
+        visitor.predict({"path": str(tmp_path / "private.png"), **meta}, api_name="/open")
 
 
 def test_a_file_that_is_no_image_gives_one_clear_message(page, tmp_path):

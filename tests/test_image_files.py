@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 from torchvision.io import ImageReadMode, decode_image
 
-from modeling.image_files import Original, open_image, read_photograph, save_image, save_restored, to_uint8
+from modeling.image_files import Original, open_image, photographs, read_photograph, save_image, save_restored, to_uint8
 from modeling.image_processing_vit_unet import to_rgb
 
 GENERATOR = np.random.default_rng(0)
@@ -294,3 +294,23 @@ def test_names_may_be_as_long_as_the_disk_allows(tmp_path):
     name = 75 * "\u5199" + ".png"  # 229 bytes of 255
     save_image(Image.fromarray(PIXELS), tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_colours_of_16_bits_are_not_cut_in_silence(tmp_path):
+    (tmp_path / "deep.ppm").write_bytes(b"P6\n2 1\n65535\n" + bytes(12))
+    with pytest.raises(ValueError, match=r"deep\.ppm cannot be read.*16 bits"):
+        open_image(tmp_path / "deep.ppm")
+    (tmp_path / "plain.ppm").write_bytes(b"P6\n2 1\n255\n" + bytes(6))
+    assert open_image(tmp_path / "plain.ppm")[0].shape == (3, 1, 2)
+
+
+def test_integers_that_do_not_say_what_is_white_are_refused():
+    for image in (PIXELS.astype(np.int32), torch.from_numpy(PIXELS.astype(np.int32))):
+        with pytest.raises(ValueError, match="do not say what is white"):
+            open_image(image)
+
+
+def test_only_what_can_be_read_is_listed(tmp_path):
+    for name in ("b.png", "a.JPG", "a.pdf", "._a.png", "a.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in photographs(tmp_path)] == ["a.JPG", "b.png"]

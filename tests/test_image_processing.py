@@ -74,5 +74,7 @@ def test_bad_values_are_refused(processor):
     for value in (-1, 65536):
         with pytest.raises(ValueError, match=r"32-bit integers must lie in \[0, 65535\]: scale it to 16 bits"):
             pixels(processor, Image.fromarray(np.array([[0, value]], dtype=np.int32)))
+    with pytest.raises(ValueError, match="do not say what is white"):
+        pixels(processor, np.full((3, 4, 4), 200, dtype=np.int32))
     with pytest.raises(ValueError, match="not understood"):
         pixels(processor, np.zeros((3, 4, 4), dtype=bool))

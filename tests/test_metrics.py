@@ -40,6 +40,8 @@ def test_ssim_agrees_with_scikit_image():
     assert ssim_per_image(prediction, target).tolist() == pytest.approx(expected, abs=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
         assert ssim_per_image(prediction, target).tolist() == pytest.approx(expected, abs=1e-6)
+    half = ssim_per_image(prediction.bfloat16(), target)  # as a network of that type restores
+    assert half.dtype == torch.float32 and half.tolist() == pytest.approx(expected, abs=1e-2)
     assert ssim_per_image(prediction[..., :10], target[..., :10]).isnan().tolist() == [True, True]
 
 

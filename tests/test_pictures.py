@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from interface.pictures import MAX_MEGAPIXELS, Hand, Pictures, opened
+from interface.pictures import MAX_MEGAPIXELS, Hand, Pictures, opened, uploaded
 from modeling.image_files import read_photograph
 
 
@@ -31,6 +31,18 @@ def test_photographs_are_turned_upright(tmp_path):
     exif[0x0112] = 6  # rotate by 90 degrees to see it upright
     image.save(tmp_path / "turned.png", exif=exif)
     assert read_photograph(tmp_path / "turned.png").shape == (3, 3, 2)
+
+
+def test_only_what_was_uploaded_is_opened(tmp_path, monkeypatch):
+    """Handlers that are not preprocessed get what a caller sends, which may name any file of this machine."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    (tmp_path / "uploads").mkdir()
+    for folder in ("uploads", "."):
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "photo.png")
+    assert uploaded({"path": str(tmp_path / "uploads" / "photo.png")}) == str(tmp_path / "uploads" / "photo.png")
+    for path in (tmp_path / "photo.png", tmp_path / "uploads" / ".." / "photo.png"):
+        with pytest.raises(ValueError, match=r"photo\.png was not uploaded"):
+            uploaded({"path": str(path)})
 
 
 def test_photographs_that_do_not_fit_are_refused(tmp_path):
