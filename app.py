@@ -35,7 +35,7 @@ def build_app(
     model: ViTUNetForImageDenoising, examples: list[Path] = EXAMPLES, training: Training | None = None
 ) -> gr.Blocks:
     training = training or Training(HOME / "runs" / "app")
-    terms = {name: LOSS_TERMS[name].label for name in model.config.conditioned_terms}
+    terms = {name: LOSS_TERMS[name].label for name in model.config.steerable_terms}
     restorer, trained = Restorer(model), TrainedHere(training.results, model.device)
     network = (restorer, terms, model.config.max_high_frequency_emphasis)
     with gr.Blocks(title="ViT + U-Net denoiser", delete_cache=(600, 3600), analytics_enabled=False) as app:

@@ -28,6 +28,7 @@ from modeling import ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
 from modeling.image_files import photographs, read_photograph
 from modeling.metrics import psnr
+from modeling.self_ensemble import self_ensemble
 from training.study import seconds_per_megapixel
 
 Denoiser = Callable[[Tensor, float], Tensor]  # (3, H, W) and the noise level in [0, 1] -> (3, H, W)
@@ -94,11 +95,14 @@ def ffdnet_color(image: Tensor, noise_level: float) -> Tensor:
     return _from_environment(FFDNet)(image, noise_level)
 
 
-def ours(model: ViTUNetForImageDenoising, told: bool = False) -> Denoiser:
-    """At the model's default loss; blind, or told the noise level."""
+def ours(model: ViTUNetForImageDenoising, told: bool = False, eightfold: bool = False) -> Denoiser:
+    """At the model's default loss; blind, or told the noise level; once, or the mean over eight symmetries."""
 
     def denoise(image: Tensor, noise_level: float) -> Tensor:
-        return model(channels_last(image[None]), noise_level=noise_level if told else None).reconstruction[0]
+        def restore(batch: Tensor) -> Tensor:
+            return model(channels_last(batch), noise_level=noise_level if told else None).reconstruction
+
+        return (self_ensemble(restore, image[None]) if eightfold else restore(image[None]))[0]
 
     return denoise
 
@@ -117,6 +121,7 @@ def main(argv: list[str] | None = None) -> dict[tuple[str, float], dict[str, flo
     parser.add_argument("--noise_level", type=float, nargs="+", default=[15, 25, 50], help="of 255")
     parser.add_argument("--limit", type=int, default=None, help="only so many images of each set")
     parser.add_argument("--tell_noise_level", action="store_true", help="one more column: ours, told the level")
+    parser.add_argument("--self_ensemble", action="store_true", help="one more column: ours, the mean of eight copies")
     parser.add_argument("--side", type=int, default=512, help="of the image that is timed, pixels; 0: PSNR alone")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args(argv)
@@ -126,6 +131,8 @@ def main(argv: list[str] | None = None) -> dict[tuple[str, float], dict[str, flo
     denoisers: dict[str, Denoiser] = {"ours": ours(model), **rivals}
     if arguments.tell_noise_level:
         denoisers["ours, told"] = ours(model, told=True)
+    if arguments.self_ensemble:
+        denoisers["ours x 8"] = ours(model, eightfold=True)
 
     print(f"PSNR in dB, {torch.get_num_threads()} threads; ours and {REFERENCE} blind, FFDNet told the noise level")
     print(" " * 36 + "".join(f"{name:>12}" for name in denoisers))

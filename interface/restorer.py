@@ -6,11 +6,11 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from interface.training_run import Result
 from modeling import EncodedImage, ViTUNetForImageDenoising
 from modeling.explain import activation_map
 from modeling.pipeline_image_denoising import restore_in_tiles
@@ -26,14 +26,14 @@ class Restorer:
 
     Args:
         model: the denoiser, in eval mode.
-        cached_pixels: encoded images to keep, the most recently used ones, up to so many pixels in all (the network
-            that ships takes 50 to 100 bytes a pixel). An image of more pixels is restored in tiles.
-        one_loss: the network was trained for its default loss alone, whatever controls it has.
+        cached_pixels: encoded images to keep, the most recently used ones, up to so many pixels in all, and an eighth
+            more, so that the crops of the figures fit beside the largest (the network that ships takes 50 to 100 bytes
+            a pixel). An image of more pixels is restored in tiles.
     """
 
-    def __init__(self, model: ViTUNetForImageDenoising, cached_pixels: int = 4_000_000, one_loss: bool = False) -> None:
+    def __init__(self, model: ViTUNetForImageDenoising, cached_pixels: int = 4_000_000) -> None:
         self.model, self.cached_pixels = model, cached_pixels
-        self.terms = () if one_loss else tuple(model.config.conditioned_terms)  # the controls that mean something
+        self.terms = model.config.steerable_terms
         # Where the processor has bf16, a slider's move takes a quarter to two thirds of the time, and a large image
         # less than half. On photographs the difference is 0.04 to 0.2 of 255 (root mean square), of large ones 0.2 to
         # 0.4; rounding to 8 bits makes 0.3. A network that predicts the image itself is left alone: its values near
@@ -65,7 +65,7 @@ class Restorer:
                 image = noisy[None].to(self.model.device, memory_format=torch.channels_last)
                 self.encoded[key] = self._kept(self.model.encode(image, noise_level))
             self.encoded.move_to_end(key)
-            while self._pixels() > self.cached_pixels:
+            while self._pixels() > 9 * self.cached_pixels / 8:
                 self.encoded.popitem(last=False)
             with torch.autocast("cpu", torch.bfloat16, enabled=self.in_bf16):
                 restored = self.model.decode(self.encoded[key], loss_weights, high_frequency_emphasis)
@@ -90,13 +90,13 @@ class TrainedHere:
     """Networks that runs of this app have left, loaded when they are asked for.
 
     Args:
-        results: what finished runs left, by name.
+        results: the folders of models that finished runs left, by name.
         device: where the networks work.
         kept: networks to keep loaded, those asked for last.
     """
 
     def __init__(
-        self, results: Callable[[], Mapping[str, Result]], device: torch.device | str = "cpu", kept: int = 2
+        self, results: Callable[[], Mapping[str, Path]], device: torch.device | str = "cpu", kept: int = 2
     ) -> None:
         self.results, self.device, self.kept = results, device, kept
         self.loaded: OrderedDict[str, Restorer] = OrderedDict()
@@ -113,13 +113,13 @@ class TrainedHere:
                 if found is None:
                     raise ValueError(f"The network of the run {name} is gone: choose another one.")
                 try:
-                    model = ViTUNetForImageDenoising.from_pretrained(found.model, dtype=torch.float32).eval()
+                    model = ViTUNetForImageDenoising.from_pretrained(found, dtype=torch.float32).eval()
                 except (OSError, ValueError) as error:
                     raise ValueError(
                         f"The network of the run {name} cannot be loaded: choose another one. ({error})"
                     ) from error
                 model = model.to(self.device, memory_format=torch.channels_last)
-                self.loaded[name] = Restorer(model, one_loss=found.one_loss)
+                self.loaded[name] = Restorer(model)
             self.loaded.move_to_end(name)
             while len(self.loaded) > self.kept:
                 self.loaded.popitem(last=False)

@@ -165,7 +165,7 @@ def build_train_tab(app: gr.Blocks, training: Training, network: str, has_slider
             one_loss = gr.Checkbox(
                 not sliders_stay,
                 label="For one loss only",
-                info="Otherwise it is trained for all of them, and the sliders of the tab Denoise act on the result.",
+                info="Otherwise it is trained for all of them, and sliders act on the result.",
                 elem_id="one-loss",
             )
             with gr.Column(visible=not sliders_stay, elem_id="train-setting") as setting:

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 
@@ -29,17 +28,10 @@ ROOT = Path(__file__).parent.parent
 FEWEST_IMAGES = 2  # one to train on, one held out
 LONGEST_LINE = 8192  # bytes of a log: of an error that names its reasons, say
 # Endings that Pillow knows and `datasets` does not, which a Space, where nobody trains, does without.
-UNKNOWN_TO_DATASETS = {".avif", ".avifs", ".h5", ".hdf", ".mpo", ".palm", ".pdf", ".pfm", ".qoi"}
+UNKNOWN_TO_DATASETS = {".avif", ".avifs", ".h5", ".hdf", ".mpo", ".pfm", ".qoi"}
 NICENESS = 10  # denoising in the app goes before training
 SECONDS_TO_SAVE = 60  # a step, a validation and a checkpoint end within it
 SECONDS_TO_DIE = 10
-
-
-class Result(NamedTuple):
-    """What a finished run leaves: the folder of the model, and whether it was trained for one setting of the losses."""
-
-    model: Path
-    one_loss: bool
 
 
 @dataclass(frozen=True)
@@ -176,14 +168,13 @@ class Training:
                 _signal(self.process.pid, signal.SIGKILL)
                 self.process.wait()
 
-    def results(self) -> dict[str, Result]:
-        """By name of the run, newest first: the models of finished runs."""
+    def results(self) -> dict[str, Path]:
+        """By name of the run, newest first: the folders of finished runs' models."""
         found = {}
         for folder in self._runs():
             asked = json.loads((folder / "run.json").read_text())
             if self._state(folder, asked["pid"]) == "finished":
-                one_loss = asked["arguments"].get("sample_losses", True) is False
-                found[folder.name] = Result(folder / "model", one_loss)
+                found[folder.name] = folder / "model"
         return found
 
     def _runs(self) -> list[Path]:

@@ -35,6 +35,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     setting.add_argument("--loss_weights", help="""JSON, by term: '{"pixel": 0.5, "wavelet": 0.5}'""")
     parser.add_argument("--high_frequency_emphasis", type=float, help="g, at least 0")
     parser.add_argument("--noise_level", type=float, help="of 255. Default: the network sees for itself")
+    parser.add_argument(
+        "--self_ensemble", action="store_true", help="mean of eight turned and mirrored copies: eight times the time"
+    )
     arguments = parser.parse_args(argv)
     try:
         arguments.controls = controls(arguments)
@@ -47,6 +50,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def controls(arguments: argparse.Namespace) -> dict:
     """Keywords of the pipeline."""
     found = {"preset": arguments.preset, "high_frequency_emphasis": arguments.high_frequency_emphasis}
+    if arguments.self_ensemble:
+        found["self_ensemble"] = True
     if arguments.noise_level is not None:
         found["noise_level"] = arguments.noise_level / 255
     if arguments.loss_weights is not None:

@@ -52,6 +52,7 @@ class ViTUNetConfig(PreTrainedConfig):
         vit_join: how they join the bottleneck's input, `"add"` or `"concat"`.
         conditioned_terms: loss terms whose weights the network takes as inputs, `"pixel"` first; empty = an
             unconditioned network.
+        one_loss: the network takes these controls, but was trained for its default loss alone: to it they mean nothing.
         condition_size: channels of the embedding of the controls.
         modulated_levels: levels of the decoder whose features the embedding modulates, 0 the finest, the last one the
             bottleneck's; `None`: all.
@@ -99,6 +100,7 @@ class ViTUNetConfig(PreTrainedConfig):
 
     # Controls
     conditioned_terms: list[str] | tuple[str, ...] = TRAINABLE_TERMS
+    one_loss: bool = False
     condition_size: int = 64
     modulated_levels: list[int] | tuple[int, ...] | None = None
     max_high_frequency_emphasis: float | int = 4.0
@@ -164,6 +166,11 @@ class ViTUNetConfig(PreTrainedConfig):
         if folder.is_dir() and not (folder / kwargs.get("subfolder", "") / "config.json").is_file():
             raise ValueError(f"{folder} holds no config.json: name a folder that `save_pretrained` has written.")
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @property
+    def steerable_terms(self) -> tuple[str, ...]:
+        """The conditioned terms whose weights steer the trained network."""
+        return () if self.one_loss else tuple(self.conditioned_terms)
 
     @property
     def stride(self) -> int:

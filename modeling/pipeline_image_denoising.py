@@ -23,7 +23,9 @@ from torch import Tensor
 from transformers import Pipeline
 
 from .image_files import open_image
+from .image_processing_vit_unet import to_rgb
 from .losses import PRESETS
+from .self_ensemble import self_ensemble as mean_of_symmetries
 from .tiling import TILE_SIZE, in_tiles
 from .unet import on_finest_grid
 from .vit_features import symmetric_pad
@@ -47,6 +49,8 @@ class ImageDenoisingPipeline(Pipeline):
         preset: name of a setting of loss weights and emphasis, instead of `loss_weights`.
         high_frequency_emphasis: g, a number or a map. Default: the preset's, or the model's.
         noise_level: standard deviation of the noise in units of the [0, 1] range, a number or a map. Default: unknown.
+        self_ensemble: `True` takes the mean over eight turned and mirrored copies, in eight times the time: a little
+            more fidelity, a little less sharpness.
         tile_size: images of more than `tile_size`^2 pixels are restored in tiles of that side, with the same result.
         return_tensors: `True` returns the restored image (3, H, W) instead, upright, float, not clipped.
     """
@@ -66,6 +70,7 @@ class ImageDenoisingPipeline(Pipeline):
         preset: str | None = None,
         high_frequency_emphasis: Control | None = None,
         noise_level: Control | None = None,
+        self_ensemble: bool | None = None,
         tile_size: int | None = None,
         return_tensors: bool | None = None,
     ) -> tuple[dict, dict, dict]:
@@ -87,6 +92,8 @@ class ImageDenoisingPipeline(Pipeline):
             if not bool(((level >= 0) & (level <= 1)).all()):
                 raise ValueError(f"noise_level={noise_level} must lie in [0, 1]: divide levels of 255 by 255.")
             forward["noise_level"] = level
+        if self_ensemble is not None:
+            forward["self_ensemble"] = self_ensemble
         if tile_size is not None:
             if tile_size < 1:
                 raise ValueError(f"tile_size={tile_size} must be at least 1 pixel.")
@@ -104,18 +111,31 @@ class ImageDenoisingPipeline(Pipeline):
         loss_weights: Mapping[str, float | Tensor] | None = None,
         high_frequency_emphasis: float | Tensor | None = None,
         noise_level: Tensor | None = None,
+        self_ensemble: bool = False,
         tile_size: int = TILE_SIZE,
     ) -> dict[str, Any]:
+        if self.model.config.one_loss and (loss_weights is not None or high_frequency_emphasis is not None):
+            raise ValueError(
+                "This network was trained for its default loss alone, and knows no other: leave out loss_weights, "
+                "preset and high_frequency_emphasis."
+            )
         pixel_values = model_inputs["pixel_values"]
         controls = {
             "loss_weights": loss_weights,
             "high_frequency_emphasis": high_frequency_emphasis,
             "noise_level": noise_level,
         }
-        if pixel_values.shape[-2] * pixel_values.shape[-1] > tile_size**2:
-            restored = restore_in_tiles(self.model, pixel_values, **controls, tile_size=tile_size)
-        else:
-            restored = self.model(pixel_values, **controls).reconstruction
+
+        def restore(pixel_values: Tensor, **controls: Any) -> Tensor:
+            if pixel_values.shape[-2] * pixel_values.shape[-1] > tile_size**2:
+                return restore_in_tiles(self.model, pixel_values, **controls, tile_size=tile_size)
+            return self.model(pixel_values, **controls).reconstruction
+
+        restored = (
+            mean_of_symmetries(restore, pixel_values, **controls)
+            if self_ensemble
+            else restore(pixel_values, **controls)
+        )
         return {"restored": restored, "original": model_inputs["original"]}
 
     def postprocess(self, model_outputs: dict[str, Any], return_tensors: bool = False) -> Any:
@@ -131,7 +151,7 @@ def as_control(value: Control, name: str) -> float | Tensor:
     if isinstance(value, int | float):
         return value
     if isinstance(value, Image.Image):
-        value = np.asarray(value.convert("L"), dtype=np.float32) / 255
+        value = to_rgb(open_image(value)[0]).mean(0)
     control = torch.as_tensor(value).detach().float()
     if control.ndim == 0:
         return control.item()

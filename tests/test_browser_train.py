@@ -25,10 +25,10 @@ def training(tmp_path_factory):
     """Two runs that have finished, with networks of their own."""
     folder = tmp_path_factory.mktemp("runs")
     for seed, name in enumerate((FINISHED, ONE_LOSS), start=1):
-        randomised(ViTUNetForImageDenoising(tiny_config()), seed).save_pretrained(folder / name / "model")
+        config = tiny_config(one_loss=name == ONE_LOSS)
+        randomised(ViTUNetForImageDenoising(config), seed).save_pretrained(folder / name / "model")
         (folder / name / "model" / "preprocessor_config.json").write_text("{}")
-        arguments = {"max_steps": 5, "sample_losses": name != ONE_LOSS}
-        asked = {"recipe": "", "arguments": arguments, "pid": 2**22}  # higher than any process's number
+        asked = {"recipe": "", "arguments": {"max_steps": 5}, "pid": 2**22}  # higher than any process's number
         (folder / name / "run.json").write_text(json.dumps(asked))
     with Training(folder, {"crop_size": 32, "batch_size": 2, "logging_steps": 1, "strip_steps": 5}) as training:
         yield training

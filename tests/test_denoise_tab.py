@@ -21,7 +21,6 @@ from interface.denoise_tab import build_denoise_tab, preset_labels, scores_table
 from interface.painting import backdrop, held_where, painted_area, sharp_area
 from interface.pictures import PUT_AWAY, Pictures, opened
 from interface.restorer import AS_STARTED, Networks, Restorer, TrainedHere
-from interface.training_run import Result
 from modeling import LOSS_TERMS, PRESETS, ViTUNetForImageDenoising
 from modeling.image_files import read_photograph
 from tests.conftest import randomised, tiny_config
@@ -174,6 +173,16 @@ def test_the_restorer_encodes_an_image_once(model):
     assert len(restorer.encoded) == 2
 
 
+def test_a_crop_for_a_figure_does_not_put_the_largest_photograph_away(model):
+    restorer, encode, calls = Restorer(model, cached_pixels=80 * 80), model.encode, []
+    model.encode = lambda *arguments: calls.append(1) or encode(*arguments)
+    photo = torch.rand(3, 80, 80)
+    for _ in range(3):
+        restorer(photo)
+        restorer(photo[:, :20, :20].contiguous())
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("cached_pixels", [128 * 128, 0], ids=["whole", "in tiles"])
 def test_bf16_is_less_than_a_step_of_8_bits_away(cached_pixels):
     shipped = ViTUNetForImageDenoising.from_pretrained(ROOT / "checkpoints" / "vit-unet-denoiser").eval()
@@ -255,13 +264,13 @@ def test_networks_are_chosen_by_name(model):
 @pytest.fixture
 def trained(tmp_path) -> TrainedHere:
     """Networks by what sets them apart from the app's own; the folder of one has vanished."""
-    found = {"gone": Result(tmp_path / "gone", False)}
+    found = {"gone": tmp_path / "gone"}
     for seed, (name, overrides) in enumerate(
         {"other": {}, "without a ViT": {"use_vit": False}, "emphasis": {"max_high_frequency_emphasis": 1.0}}.items(), 1
     ):
         torch.manual_seed(seed)
         randomised(ViTUNetForImageDenoising(tiny_config(**overrides)), seed).save_pretrained(tmp_path / name)
-        found[name] = Result(tmp_path / name, False)
+        found[name] = tmp_path / name
     return TrainedHere(lambda: found)
 
 

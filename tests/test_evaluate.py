@@ -156,6 +156,19 @@ def test_a_sweep_by_command(saved, image_folder, tmp_path, capsys):
     torch.testing.assert_close(blind, rows[10]["psnr"])
 
 
+def test_a_self_ensemble_by_command(saved, image_folder):
+    """It is told as such wherever its numbers go: a model's own are others."""
+    common = ["--model", saved, "--dataset", str(image_folder), "--noise_level", "25", "--limit", "1"]
+    once, mean = (main([*common, *options]) for options in ([], ["--self_ensemble"]))
+    values = [result["sets"][image_folder.name]["25"][0]["psnr"] for result in (once, mean)]
+    assert values[0] != values[1]
+    assert [result["protocol"]["self_ensemble"] for result in (once, mean)] == [False, True]
+    configs = [{entry.dataset_config for entry in eval_results(result)} for result in (once, mean)]
+    assert configs == [{"sigma 25"}, {"sigma 25, self-ensemble"}]
+    with pytest.raises(ValueError, match="self_ensemble"):
+        main(["--function", f"{__name__}:identity", "--dataset", str(image_folder), "--self_ensemble"])
+
+
 def test_several_sets_and_settings(saved, image_folder, tmp_path, capsys):
     others = [tmp_path / name / "test" for name in ("a", "b")]
     for folder in others:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.conftest import TINY
+from modeling import ViTUNetForImageDenoising
+from tests.conftest import TINY, tiny_config
 from training.arguments import TrainingArguments, parse_arguments
 from training.graphs import STEPS_BEFORE, GraphedStep, set_learning_rate
 from training.optimizers import build_optimizer
@@ -88,11 +89,15 @@ def test_a_graph_needs_a_cuda_device(image_folder, tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("taught", [False, True])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_recorded_run_is_the_plain_one(optimizer, image_folder, tmp_path):
+def test_a_recorded_run_is_the_plain_one(optimizer, taught, image_folder, tmp_path):
     command = ["--dataset", str(image_folder), "--model_config", json.dumps(TINY), "--optimizer", optimizer]
     command += ["--data_on_device", "true", "--crop_size", "32", "--validation_size", "2", "--max_steps", "12"]
     command += ["--logging_steps", "1", "--log_with", "none", "--strip_steps", "0", "--level_gradients", "true"]
+    if taught:
+        ViTUNetForImageDenoising(tiny_config()).save_pretrained(tmp_path / "teacher")
+        command += ["--teacher", str(tmp_path / "teacher")]
     losses = []
     for graph in ("false", "true"):
         train(parse_arguments([*command, "--output_dir", str(tmp_path / graph), "--cuda_graph", graph]))

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -307,12 +308,15 @@ def test_the_commit_is_that_of_training_where_the_run_recorded_it(run_dir, monke
     assert f"Trained from commit `{'a' * 40}`" in text and "b" * 40 not in text
 
 
-def test_the_card_of_a_run_for_one_loss_promises_no_controls(run_dir, monkeypatch):
+def test_the_card_of_a_network_for_one_loss_promises_no_controls(run_dir, tmp_path):
     """Though the network, trained on from another one, still takes them."""
     assert "act live" in card_of(run_dir).text
-    monkeypatch.setattr(hub, "_read_run", lambda _: (RUN | {"sample_losses": False}, None))
-    card = card_of(run_dir)
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    config = copy / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"one_loss": True}))
+    card = card_of(copy)
     assert "act live" not in card.text and "model(pixels)" in card.text
+    assert 'restores for one loss, `{"pixel": 1.0}`' in card.text
     assert "loss-conditional-training" not in card.data.tags
 
 

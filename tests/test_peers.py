@@ -47,9 +47,10 @@ def test_the_table(folder, model, image_folder, tmp_path, capsys, monkeypatch):
     model.save_pretrained(tmp_path / "model")
     common = ["--model", str(tmp_path / "model"), "--noise_level", "25"]
     sets = ["--peers", str(folder), "--datasets", str(image_folder), "--limit", "2"]
-    results = peers.main([*common, *sets, "--side", "16", "--repeats", "1", "--tell_noise_level"])
+    results = peers.main([*common, *sets, "--side", "16", "--repeats", "1", "--tell_noise_level", "--self_ensemble"])
     (values,) = results.values()
-    assert list(values) == ["ours", "CDnCNN-B", "FFDNet", "ours, told"]
+    assert list(values) == ["ours", "CDnCNN-B", "FFDNet", "ours, told", "ours x 8"]
+    assert values["ours x 8"] != values["ours"]
     printed = capsys.readouterr().out
     assert f"{image_folder.name}, sigma 25 (2 images)" in printed
     assert "seconds per megapixel, 16x16" in printed and "times CDnCNN-B's" in printed
@@ -60,6 +61,7 @@ def test_the_table(folder, model, image_folder, tmp_path, capsys, monkeypatch):
     peers._from_environment.cache_clear()
     for name, denoiser in (
         ("ours", ["--model", str(tmp_path / "model")]),
+        ("ours x 8", ["--model", str(tmp_path / "model"), "--self_ensemble"]),
         ("CDnCNN-B", ["--function", "benchmarks.peers:cdncnn_blind"]),
         ("FFDNet", ["--function", "benchmarks.peers:ffdnet_color"]),
     ):

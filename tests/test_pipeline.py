@@ -14,6 +14,7 @@ from transformers import pipeline
 
 from modeling import PRESETS, ImageDenoisingPipeline, ViTUNetConfig, ViTUNetForImageDenoising, ViTUNetImageProcessor
 from modeling.image_files import open_image, save_image
+from modeling.pipeline_image_denoising import as_control
 from tests.conftest import TINY_HYBRID, randomised, tiny_config
 
 GENERATOR = np.random.default_rng(0)
@@ -111,6 +112,25 @@ def test_large_images_go_in_tiles(pipe):
     whole = pipe(PHOTO, preset="wavelet", return_tensors=True)
     tiled = pipe(PHOTO, preset="wavelet", tile_size=16, return_tensors=True)
     torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "I", "F"])
+def test_a_mask_of_any_depth_is_white_at_its_maximum(mode):
+    maximum, dtype = {"L": (255, np.uint8), "I;16": (65535, np.uint16), "I": (65535, np.int32), "F": (1, np.float32)}[
+        mode
+    ]
+    mask = Image.fromarray(np.array([[0, maximum]], dtype=dtype))
+    assert mask.mode == mode
+    assert as_control(mask, "wavelet").tolist() == [[[[0.0, 1.0]]]]
+
+
+def test_a_network_for_one_loss_takes_no_other(model):
+    model.config.one_loss = True
+    pipe = ImageDenoisingPipeline(model=model, image_processor=ViTUNetImageProcessor())
+    assert pipe(PHOTO).size == PHOTO.size
+    for setting in ({"preset": "wavelet"}, {"loss_weights": {"pixel": 1}}, {"high_frequency_emphasis": 1.0}):
+        with pytest.raises(ValueError, match="its default loss alone"):
+            pipe(PHOTO, **setting)
 
 
 def test_presets_are_settings_by_name(pipe):

@@ -303,6 +303,9 @@ def test_bad_recipes_are_refused(tmp_path, content, message):
         {"map_probability": 2},
         {"crop_schedule": {5: 0}},
         {"scales": [1, 0]},
+        {"teacher_share": 1.5},
+        {"teacher": "folder", "crop_size": 0},
+        {"batch_size": 10, "teacher": "folder"},
         {"scales": 0.5},
         {"scales": [1, 0.5], "crop_size": 0},
         {"scales": [1, 0.5], "noisy_column": "noisy"},
@@ -332,6 +335,34 @@ def test_only_the_named_parts_learn(tmp_path, image_folder):
         assert torch.equal(before, after) == stays, name
     with pytest.raises(ValueError, match="decode'"):
         freeze_all_but(start, ["decode"])
+
+
+def test_a_teacher_takes_the_place_of_the_clean_image(tmp_path, image_folder):
+    start = randomised(ViTUNetForImageDenoising(tiny_config()))
+    start.save_pretrained(tmp_path / "start")
+    common = ("--model", str(tmp_path / "start"), "--model_config", "{}", "--corner_probability", "1")
+    common += ("--batch_size", "8")
+    teacher = ("--teacher", str(tmp_path / "start"), "--teacher_share", "1")
+    run_here(tmp_path / "plain", image_folder, *common, "--max_steps", "2")
+    run_here(tmp_path / "taught", image_folder, *common, *teacher, "--max_steps", "2")
+    # Pixels: how far from the clean images, and how far from what the same network makes of them turned.
+    plain, taught = (metrics(tmp_path / name)[0]["pixel"] for name in ("plain", "taught"))
+    assert 0 < taught < 0.5 * plain
+    one_loss = ("--sample_losses", "false", "--loss_weights", '{"pixel": 0.5, "wavelet": 0.5}')
+    with pytest.raises(ValueError, match="pixel term alone"):
+        run_here(tmp_path / "wrong", image_folder, *common, *teacher, *one_loss)
+
+
+def test_a_network_knows_that_it_was_trained_for_one_loss(tmp_path, image_folder):
+    """Trained on for all losses, it forgets it again."""
+    run_here(tmp_path / "one", image_folder, "--max_steps", "1", "--sample_losses", "false")
+    one = ViTUNetForImageDenoising.from_pretrained(tmp_path / "one" / "model")
+    assert one.config.conditioned_terms and one.config.steerable_terms == ()
+    assert not any("slider_response" in line for line in metrics(tmp_path / "one"))
+    start = ("--model", str(tmp_path / "one" / "model"), "--model_config", "{}")
+    run_here(tmp_path / "all", image_folder, *start, "--max_steps", "1")
+    config = ViTUNetForImageDenoising.from_pretrained(tmp_path / "all" / "model").config
+    assert config.steerable_terms == tuple(config.conditioned_terms)
 
 
 def test_a_network_of_half_precision_is_trained_in_float32(tmp_path, image_folder):

@@ -11,6 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from modeling.degradations import Noise
+from modeling.self_ensemble import SYMMETRIES
 from training.hub import git_commit
 
 
@@ -40,6 +41,16 @@ class TrainingArguments:
     )
 
     model: str | None = field(default=None, metadata={"help": "Model to start from: Hub id or folder. Default: fresh."})
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Model whose restorations of turned and mirrored crops are mixed into the targets of images whose "
+            "whole weight is on pixel: Hub id or folder (see training/teacher.py). Logged terms compare with the mix."
+        },
+    )
+    teacher_share: float = field(
+        default=0.7, metadata={"help": "Of the teacher's restorations in those targets; the rest is the clean images."}
+    )
     model_config: dict | str | None = field(
         default=None, metadata={"help": "Fields of ViTUNetConfig for a fresh model (JSON on the command line)."}
     )
@@ -175,7 +186,7 @@ class TrainingArguments:
         for name in (*at_least_one, "validation_steps", "checkpoint_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("blind_probability", "corner_probability", "map_probability"):
+        for name in ("blind_probability", "corner_probability", "map_probability", "teacher_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1].")
         if self.crop_size < 0:
@@ -202,6 +213,13 @@ class TrainingArguments:
     def _check_combinations(self) -> None:
         if self.model and self.model_config:
             raise ValueError(f"model={self.model!r} has its own config: leave out model_config={self.model_config}.")
+        if self.teacher and not self.crop_size:
+            raise ValueError(f"teacher={self.teacher!r} is shown turned crops, which are square: set crop_size.")
+        if self.teacher and self.batch_size % SYMMETRIES:
+            raise ValueError(
+                f"batch_size={self.batch_size} must be a multiple of {SYMMETRIES} for a teacher, which is shown each "
+                "image of a batch in another symmetry."
+            )
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub needs hub_model_id: user/name.")
         if self.streaming:

@@ -5,6 +5,7 @@
     python -m training.evaluate --model checkpoints/vit-unet-denoiser --dataset FOLDER OTHER_FOLDER user/hub_dataset \\
         --preset mse hybrid --loss_weights '{"pixel": 0.5, "wavelet": 0.5}' --measures all \\
         --output results.json --plots plots --model_index model_index.yaml
+    python -m training.evaluate --model checkpoints/vit-unet-denoiser --dataset FOLDER --self_ensemble
     python -m training.evaluate --function my_module:denoise --dataset FOLDER
 
 Protocol: white Gaussian noise on RGB images in [0, 1], neither clipped nor quantised, from a generator seeded with the
@@ -28,8 +29,9 @@ import torch
 from torch import Tensor
 from transformers import HfArgumentParser
 
-from modeling import PRESETS, TRAINABLE_TERMS, ViTUNetForImageDenoising
+from modeling import PRESETS, TRAINABLE_TERMS, EncodedImage, ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
+from modeling.self_ensemble import SYMMETRIES, mean_turned_back, turn
 from training.data import ImageStore, load_images
 from training.evaluation_measures import MEASURES, QUICK_MEASURES, checked_measures, library, measured
 from training.evaluation_report import means, print_table, write_json, write_model_index, write_plots
@@ -58,6 +60,10 @@ class EvaluationArguments:
         default=None, metadata={"help": "In all settings. Default: the preset's or the model's."}
     )
 
+    self_ensemble: bool = field(
+        default=False, metadata={"help": "Mean of eight turned and mirrored copies, in eight times the time."}
+    )
+
     # The images
     dataset_split: str = field(default="test", metadata={"help": "Split of a Hub dataset."})
     image_column: str = field(default="image", metadata={"help": "Column that holds the clean images."})
@@ -80,8 +86,10 @@ class EvaluationArguments:
         if (self.model is None) == (self.function is None):
             raise ValueError(f"--model {self.model} --function {self.function}: give one of the two.")
         emphasised = self.high_frequency_emphasis is not None
-        if self.function and (self.preset or self.loss_weights or self.sweep or emphasised):
-            raise ValueError(f"--function {self.function} has no controls: leave out presets, weights and sweep.")
+        if self.function and (self.preset or self.loss_weights or self.sweep or emphasised or self.self_ensemble):
+            raise ValueError(
+                f"--function {self.function} has no controls: leave out presets, weights, sweep and self_ensemble."
+            )
         if self.sweep and (self.preset or self.loss_weights):
             raise ValueError(
                 f"--sweep {self.sweep} sets the loss weights itself: leave out --preset and --loss_weights."
@@ -168,9 +176,23 @@ class FunctionDenoiser:
         return restored[None]
 
 
+class SelfEnsemble:
+    """A model's mean over eight symmetries behind the calls that `evaluate` makes."""
+
+    def __init__(self, model: ViTUNetForImageDenoising) -> None:
+        self.model, self.device = model, model.device
+
+    def encode(self, pixel_values: Tensor, noise_level: float | None = None) -> list[EncodedImage]:
+        return [self.model.encode(turn(pixel_values, symmetry), noise_level) for symmetry in range(SYMMETRIES)]
+
+    def decode(self, encoded: list[EncodedImage], *controls) -> Tensor:
+        """-> (B, 3, H, W)."""
+        return mean_turned_back(self.model.decode(view, *controls) for view in encoded)
+
+
 @torch.inference_mode()
 def evaluate(
-    model: ViTUNetForImageDenoising | FunctionDenoiser,
+    model: ViTUNetForImageDenoising | FunctionDenoiser | SelfEnsemble,
     images: list[Tensor] | ImageStore,
     noise_level: float,
     settings: list[Setting],
@@ -245,6 +267,7 @@ def main(argv: list[str] | None = None) -> dict:
             images = images.select(range(min(arguments.limit, len(images))))
         stores[name] = ImageStore(images, arguments.image_column, keep=False)
     model = FunctionDenoiser.from_name(arguments.function) if arguments.function else load_model(arguments.model)
+    model = SelfEnsemble(model) if arguments.self_ensemble else model
     told = arguments.tell_noise_level or bool(arguments.function)
 
     results = {
@@ -253,6 +276,7 @@ def main(argv: list[str] | None = None) -> dict:
             "noise": "white Gaussian on RGB in [0, 1], float, neither clipped nor quantised, seeded by image index",
             "noise_level_unit": "1/255",
             "noise_level_told": told,
+            "self_ensemble": arguments.self_ensemble,
             "prediction": "whole images, clipped to [0, 1], not rounded",
             "limit": arguments.limit,
             "sweep": arguments.sweep,

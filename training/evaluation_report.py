@@ -123,6 +123,7 @@ def eval_results(results: dict) -> list[EvalResult]:
             for setting, values in table.items():
                 # The Hub tells entries of one data set apart by their config alone.
                 config = f"sigma {level}" + (f", {setting}" if len(table) > 1 else "")
+                config += ", self-ensemble" if results["protocol"].get("self_ensemble") else ""
                 for measure, value in values.items():
                     if not math.isfinite(value):
                         continue

@@ -83,8 +83,7 @@ def model_card(folder: Path, model: ViTUNetForImageDenoising, arguments: ModelAr
     config, name = model.config, arguments.repo_id.split("/")[1]
     results = [read_evaluation(path) for path in arguments.evaluation]
     run, validation = _read_run(arguments.run_dir)
-    # A network that was trained for one loss may take controls, but they mean nothing.
-    terms = [term for term in config.conditioned_terms if term != "pixel" and run.get("sample_losses", True)]
+    terms = [term for term in config.steerable_terms if term != "pixel"]
     # The example moves the strongest control, where the network has it.
     shown = "regional_sharpness" if "regional_sharpness" in terms else next(iter(terms), None)
     tags = {"u-net": True, "vit": config.use_vit, "loss-conditional-training": terms}

@@ -16,7 +16,7 @@ NOISE_LEVEL = 50  # of 255
 
 def strip_settings(model: ViTUNetForImageDenoising) -> list[dict[str, float] | None]:
     """The fidelity corner, half way to full sharpness, and there."""
-    terms = model.config.conditioned_terms
+    terms = model.config.steerable_terms
     if len(terms) < 2:  # one loss, one setting
         return [None]
     other = "regional_sharpness" if "regional_sharpness" in terms else terms[1]
@@ -24,19 +24,12 @@ def strip_settings(model: ViTUNetForImageDenoising) -> list[dict[str, float] | N
 
 
 @torch.no_grad()
-def save_strip(
-    model: ViTUNetForImageDenoising, clean: Tensor, noisy: Tensor | None, path: Path, one_loss: bool = False
-) -> None:
-    """Images (3, h, w) in [0, 1]; without a noisy one, seeded Gaussian noise of sigma 50 is added.
-
-    `one_loss` shows the default setting alone, where no other one is trained for.
-    """
+def save_strip(model: ViTUNetForImageDenoising, clean: Tensor, noisy: Tensor | None, path: Path) -> None:
+    """Images (3, h, w) in [0, 1]; without a noisy one, seeded Gaussian noise of sigma 50 is added."""
     model.eval()
     noisy = indexed_gaussian_noise(clean, NOISE_LEVEL / 255, 0) if noisy is None else noisy
     encoded = model.encode(noisy[None].to(model.device))
-    restored = [
-        model.decode(encoded, setting)[0].float().cpu() for setting in ([None] if one_loss else strip_settings(model))
-    ]
+    restored = [model.decode(encoded, setting)[0].float().cpu() for setting in strip_settings(model)]
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"unfinished-{path.name}")  # a page may be watching
     save_image(

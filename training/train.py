@@ -34,6 +34,7 @@ from training.interruption import Interruption
 from training.logs import Averages, Log
 from training.optimizers import build_optimizer
 from training.strips import save_strip
+from training.teacher import Teacher
 
 VALIDATION_NOISE_LEVELS = (15, 25, 50)  # of 255
 GRID_FLOOR = 1e-7  # of `grid_imprint`: what chance leaves of it in a crop of 96x96 pixels
@@ -52,12 +53,20 @@ def build_model(arguments: TrainingArguments, device: torch.device) -> ViTUNetFo
             model = ViTUNetForImageDenoising.from_backbone_pretrained(arguments.backbone, config)
         else:
             model = ViTUNetForImageDenoising(config)
+    model.config.one_loss = bool(model.config.conditioned_terms) and not arguments.sample_losses
     if arguments.trained_parts:
         freeze_all_but(model, arguments.trained_parts)
     if device.type == "cpu" and arguments.mixed_precision == "bf16":
         # PyTorch's own attention takes seven times as long on its way back, in bf16 on a CPU.
         model.set_attn_implementation("eager")
     return model
+
+
+def build_teacher(arguments: TrainingArguments, config: ViTUNetConfig, device: torch.device) -> Teacher:
+    model = ViTUNetForImageDenoising.from_pretrained(arguments.teacher, dtype=torch.float32)
+    teacher = Teacher(model.to(device, memory_format=torch.channels_last), arguments.teacher_share)
+    teacher.check_learner(config)
+    return teacher
 
 
 def freeze_all_but(model: ViTUNetForImageDenoising, parts: list[str]) -> None:
@@ -157,13 +166,21 @@ def training_step(
 
 
 def step_function(
-    accelerator: Accelerator, model, optimizer, config: ViTUNetConfig, arguments: TrainingArguments
+    accelerator: Accelerator,
+    model,
+    optimizer,
+    config: ViTUNetConfig,
+    arguments: TrainingArguments,
+    teacher: Teacher | None = None,
 ) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     """Forward, backward and optimiser: a batch -> loss, raw terms and, after the last part of a step, gradient norm."""
 
     def step_on(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         settings = arguments.channels_last, arguments.grid_penalty, arguments.level_gradients
         with accelerator.accumulate(model):
+            if teacher:
+                with accelerator.autocast():
+                    batch = {**batch, "labels": teacher.labels(batch)}
             loss, terms = training_step(model, batch, config, *settings)
             results = {"loss": loss.detach(), **terms}
             accelerator.backward(loss)
@@ -205,7 +222,7 @@ def slider_response(model: ViTUNetForImageDenoising, clean: Tensor) -> float:
     `clean` is (3, H, W) in [0, 1]; noise of sigma 25 is added. A network can lose its sliders without losing a decibel.
     """
     encoded = model.encode(indexed_gaussian_noise(clean, 25 / 255, 0)[None].to(model.device))
-    first, *others = (model.decode(encoded, {term: 1.0}) for term in model.config.conditioned_terms)
+    first, *others = (model.decode(encoded, {term: 1.0}) for term in model.config.steerable_terms)
     return min(255 * (other - first).square().mean().sqrt().item() for other in others)
 
 
@@ -267,7 +284,8 @@ def train(arguments: TrainingArguments) -> None:
     data = Data(arguments, config, samples_per_step)
     batches = data.batches(accelerator, step)
 
-    step_on = step_function(accelerator, model, optimizer, config, arguments)
+    teacher = build_teacher(arguments, config, accelerator.device) if arguments.teacher else None
+    step_on = step_function(accelerator, model, optimizer, config, arguments, teacher)
     average = Average(ema, accelerator.unwrap_model(model))
     log = Log(output_dir, accelerator, first_step=step)
     bar = tqdm(total=arguments.max_steps, initial=step, disable=not accelerator.is_main_process, unit="step")
@@ -302,14 +320,14 @@ def train(arguments: TrainingArguments) -> None:
             with averages.pause():
                 if data.held_out and (step % arguments.validation_steps == 0 or last):
                     scores = validate(ema, data.held_out, accelerator)
-                    heard = len(config.conditioned_terms) > 1 and arguments.sample_losses
+                    heard = len(config.steerable_terms) > 1
                     response = {"slider_response": slider_response(ema, data.held_out[0][0])} if heard else {}
                     log.write(step, **scores, **response)
                     bar.write(f"step {step}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items()))
                 strip_due = arguments.strip_steps and (step % arguments.strip_steps == 0 or last)
                 if data.held_out and strip_due and accelerator.is_main_process:
                     path = output_dir / "strips" / f"step-{step:07d}.png"
-                    save_strip(ema, *data.held_out[0], path, one_loss=not arguments.sample_losses)
+                    save_strip(ema, *data.held_out[0], path)
                 if step % arguments.checkpoint_steps == 0 or last or stopping:
                     progress = {"step": step, "averages": averages.state()}
                     save_checkpoint(accelerator, output_dir, step, ema, progress, arguments.keep_checkpoints)

@@ -49,6 +49,7 @@ def transplant_controls(model: ViTUNetForImageDenoising, donor: ViTUNetForImageD
             own.weight.copy_(other.weight)
             own.bias.copy_(bias.flatten())
     model.condition.load_state_dict(donor.condition.state_dict())
+    model.config.one_loss = donor.config.one_loss
 
 
 def main(argv: list[str] | None = None) -> None:
