@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from modeling import ViTUNetForImageDenoising
+from modeling.unet import FeatureModulation
 from tests.conftest import randomised, tiny_config
 from training.transplant import main, transplant_controls
 
@@ -52,6 +53,20 @@ def test_a_networks_own_sliders_change_nothing(networks):
     before = restored(model, noisy, **FULL)
     transplant_controls(model, model)
     torch.testing.assert_close(restored(model, noisy, **FULL), before)
+
+
+def test_a_gain_moves_every_modulation_so_many_times_as_far(networks):
+    """From the same place: by default nothing changes."""
+    donor = networks[1]
+    noisy = torch.rand(1, 3, 16, 16)
+    default = restored(donor, noisy)
+    modulations = [module for module in donor.modules() if isinstance(module, FeatureModulation)]
+    controls = torch.rand(2, donor.config.condition_size, 1, 1)
+    before = [module.projection(controls).diff(dim=0) for module in modulations]
+    transplant_controls(donor, donor, gain=1.5)
+    torch.testing.assert_close(restored(donor, noisy), default)
+    for module, moved in zip(modulations, before, strict=True):
+        torch.testing.assert_close(module.projection(controls).diff(dim=0), 1.5 * moved)
 
 
 def test_networks_of_another_shape_are_refused(networks):

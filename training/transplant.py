@@ -20,8 +20,10 @@ from modeling.unet import FeatureModulation
 
 
 @torch.no_grad()
-def transplant_controls(model: ViTUNetForImageDenoising, donor: ViTUNetForImageDenoising) -> None:
+def transplant_controls(model: ViTUNetForImageDenoising, donor: ViTUNetForImageDenoising, gain: float = 1.0) -> None:
     """Changes `model` in place: its modulations move as those of `donor`, from where its own stand by default.
+
+    They move `gain` times as far: a network that was trained on for the default alone follows them less.
 
     Raises `ValueError` where the two have other sizes, blocks or conditioned terms.
     """
@@ -45,8 +47,8 @@ def transplant_controls(model: ViTUNetForImageDenoising, donor: ViTUNetForImageD
     for name, module in model.named_modules():
         if isinstance(module, FeatureModulation):
             own, other = module.projection, donated[name].projection
-            bias = own(before) - (other(after) - other.bias[:, None, None])
-            own.weight.copy_(other.weight)
+            bias = own(before) - gain * (other(after) - other.bias[:, None, None])
+            own.weight.copy_(gain * other.weight)
             own.bias.copy_(bias.flatten())
     model.condition.load_state_dict(donor.condition.state_dict())
     model.config.one_loss = donor.config.one_loss
@@ -56,13 +58,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Hub id or folder")
     parser.add_argument("--controls", required=True, help="the network whose sliders it gets: Hub id or folder")
+    parser.add_argument("--gain", type=float, default=1.0, help="how far they move, as a multiple of what they did")
     parser.add_argument("--output_dir", required=True)
     arguments = parser.parse_args(argv)
     model, donor = (
         ViTUNetForImageDenoising.from_pretrained(path, dtype=torch.float32).eval()
         for path in (arguments.model, arguments.controls)
     )
-    transplant_controls(model, donor)
+    transplant_controls(model, donor, arguments.gain)
     model.save_pretrained(arguments.output_dir)
     ViTUNetImageProcessor().save_pretrained(arguments.output_dir)
     print(f"Saved {arguments.output_dir}, with the sliders of {arguments.controls}")
