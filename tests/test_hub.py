@@ -309,15 +309,12 @@ def test_the_commit_is_that_of_training_where_the_run_recorded_it(run_dir, monke
 
 
 def test_the_card_of_a_network_for_one_loss_promises_no_controls(run_dir, tmp_path):
-    """Though the network, trained on from another one, still takes them."""
     assert "act live" in card_of(run_dir).text
-    copy = shutil.copytree(run_dir, tmp_path / "run")
-    config = copy / "model" / "config.json"
+    config = shutil.copytree(run_dir, tmp_path / "run") / "model" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"one_loss": True}))
-    card = card_of(copy)
-    assert "act live" not in card.text and "model(pixels)" in card.text
-    assert 'restores for one loss, `{"pixel": 1.0}`' in card.text
-    assert "loss-conditional-training" not in card.data.tags
+    card = card_of(tmp_path / "run")
+    assert "act live" not in card.text and 'restores for one loss, `{"pixel": 1.0}`' in card.text
+    assert "model(pixels)" in card.text and "loss-conditional-training" not in card.data.tags
 
 
 def test_git_commit(tmp_path):
