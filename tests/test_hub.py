@@ -296,8 +296,7 @@ def test_a_card_without_a_record_claims_nothing(run_dir, tmp_path):
     card = hub.model_card(tmp_path, model, hub.ModelArguments(model=str(tmp_path), repo_id="user/plain"))
     assert card.data.eval_results is None and card.data.datasets is None
     assert "loss-conditional-training" not in card.data.tags and "loss_weights" not in card.text
-    for sentence in ("Not measured.", "was not stated", "is not recorded"):
-        assert sentence in card.text
+    assert all(sentence in card.text for sentence in ("Not measured.", "was not stated", "is not recorded"))
 
 
 def test_the_commit_is_that_of_training_where_the_run_recorded_it(run_dir, monkeypatch):
