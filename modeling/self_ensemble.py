@@ -56,7 +56,6 @@ def mean_turned_back(restored: Iterable[Tensor]) -> Tensor:
     total, dtype = 0.0, None
     for symmetry, images in enumerate(restored):
         dtype = images.dtype
-        total = total + turn_back(images, symmetry).to(
-            torch.promote_types(dtype, torch.float32)
-        )  # sums need the digits
+        precise = torch.promote_types(dtype, torch.float32)  # a sum of eight needs the digits
+        total = total + turn_back(images, symmetry).to(precise)
     return (total / SYMMETRIES).to(dtype)
