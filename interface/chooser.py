@@ -14,9 +14,11 @@ from interface.pictures import (
     PUT_AWAY,
     Photograph,
     example_gallery,
+    example_photograph,
     on_page,
     opened,
 )
+from interface.sliders import slider
 
 QUIET = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 
@@ -44,14 +46,14 @@ class Chooser:
             same = gr.Button("That of the tab Denoise", size="sm", visible=bool(others))
         with gr.Column(scale=3, min_width=280):
             gallery = example_gallery(examples)
-        added_noise = gr.Slider(
+        added_noise = slider(
             0, MAX_NOISE_LEVEL, EXAMPLE_NOISE_LEVEL, step=1, label="Add noise (sigma, of 255)", info=info, scale=2
         )
         self.seen = gr.State(None, time_to_live=HOUR)
         self.in_turn = {**QUIET, "concurrency_id": f"{name}_photograph", "concurrency_limit": 1}
 
         def example(index: int) -> tuple[Photograph, float]:
-            return opened(str(examples[index]), EXAMPLE_NOISE_LEVEL), EXAMPLE_NOISE_LEVEL
+            return example_photograph(str(examples[index])), EXAMPLE_NOISE_LEVEL
 
         def start(photograph: Photograph | None, other: Photograph | None = None):
             found = photograph or other

@@ -18,6 +18,7 @@ from interface.chooser import QUIET, Chooser
 from interface.denoise_tab import FIDELITY_CORNER, preset_labels, scores
 from interface.pictures import NO_REFERENCE, PUT_AWAY, Photograph, Pictures, on_page
 from interface.restorer import AS_STARTED, Networks, Restore, TrainedHere
+from interface.sliders import slider
 from modeling import PRESETS
 from modeling.losses import pixel
 
@@ -174,13 +175,13 @@ def build_compare_tab(
                         elem_id=f"compare-picture-{index}", elem_classes="compared",
                     )  # fmt: skip
                     measures = gr.Markdown(elem_id=f"compare-numbers-{index}")
-                    amount = gr.Slider(0, 2, 0.5, step=0.05, label="Amount", visible=name == UNSHARP)
+                    amount = slider(0, 2, 0.5, step=0.05, label="Amount", visible=name == UNSHARP)
                     with gr.Column(visible=False) as own:
                         weights = [
-                            gr.Slider(0, 1, FIDELITY_CORNER.get(term, 0.0), step=0.01, label=label)
+                            slider(0, 1, FIDELITY_CORNER.get(term, 0.0), step=0.01, label=label)
                             for term, label in terms.items()
                         ]
-                        emphasis = gr.Slider(0, max_emphasis, 0, step=0.1, label="High-frequency emphasis")
+                        emphasis = slider(0, max_emphasis, 0, step=0.1, label="High-frequency emphasis")
                 shown = gr.State(None)  # photograph's key, and how it was restored
                 slots.append((setting, chosen, picture, measures, shown, amount, own, weights, emphasis))
 
@@ -231,6 +232,6 @@ def build_compare_tab(
         outputs = [picture, measures, shown, chooser.seen]
         for event in chooser.events:
             event.success(redraw, inputs, outputs, **chooser.in_turn)
-        changed = [setting.select, chosen.select, amount.input, *(slider.input for slider in [*weights, emphasis])]
+        changed = [setting.change, chosen.change, *(control.input for control in (amount, *weights, emphasis))]
         gr.on(changed, redraw, inputs, outputs, **chooser.in_turn)
-        setting.select(show_controls, setting, [amount, own], **QUIET)
+        setting.change(show_controls, setting, [amount, own], **QUIET)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from interface.denoise_figures import FIDELITY_CORNER
 from interface.figure_tabs import FigureTabs, View
+from interface.hand import Hand
+from interface.layout import stand_on_a_phone
 from interface.painting import (
     EVERYWHERE,
     LOOKED_AT,
@@ -35,16 +37,17 @@ from interface.pictures import (
     MAX_NOISE_LEVEL,
     NO_REFERENCE,
     PUT_AWAY,
-    Hand,
     Photograph,
     Pictures,
     example_gallery,
+    example_photograph,
     keep_upload,
     on_page,
     opened,
     uploaded,
 )
-from interface.restorer import AS_STARTED, Attention, Networks, Restore, TrainedHere
+from interface.restorer import AS_STARTED, LIVE_MEGAPIXELS, Attention, Networks, Restore, TrainedHere
+from interface.sliders import slider
 from modeling import PRESETS
 from modeling.image_files import is_float_file, save_restored
 from modeling.metrics import psnr, sharpness_ratio, ssim
@@ -105,7 +108,8 @@ def build_denoise_tab(
         has_vit = networks.attention(name) is not None
         return [(label, place) for place, label in PLACES.items() if place != LOOKED_AT or has_vit]
 
-    with gr.Row():
+    stand_on_a_phone()
+    with gr.Row(elem_id="denoise"):
         with gr.Column(scale=2):
             upload = gr.Image(
                 label="Photograph",
@@ -117,8 +121,8 @@ def build_denoise_tab(
                 elem_id="photograph",
             )
             gallery = example_gallery(examples)
-            chosen = gr.Dropdown([], label="Network", visible=False, elem_id="network")
-            added_noise = gr.Slider(
+            chosen = gr.Dropdown([AS_STARTED], value=AS_STARTED, label="Network", visible=False, elem_id="network")
+            added_noise = slider(
                 0, MAX_NOISE_LEVEL, EXAMPLE_NOISE_LEVEL, step=1, label="Add noise (sigma, of 255)",
                 info="0 for a photograph that is noisy as it is.",
             )  # fmt: skip
@@ -128,7 +132,7 @@ def build_denoise_tab(
                 }
             with gr.Row():  # wraps into pairs
                 weights = [
-                    gr.Slider(
+                    slider(
                         0,
                         1,
                         FIDELITY_CORNER.get(name, 0.0),
@@ -139,7 +143,7 @@ def build_denoise_tab(
                     )
                     for name, label in terms.items()
                 ]
-            emphasis = gr.Slider(
+            emphasis = slider(
                 0, max_emphasis, 0, step=0.1, label="High-frequency emphasis", elem_id="emphasis", visible=bool(terms),
                 info="Acts through the frequency terms.",
             )  # fmt: skip
@@ -151,7 +155,7 @@ def build_denoise_tab(
             mask = gr.UploadButton("Open a mask", file_types=["image"], visible=False, size="sm", elem_id="mask")
             with gr.Accordion("Noise level that the network is told", open=False):
                 automatic = gr.Checkbox(True, label="Automatic")
-                level = gr.Slider(0, MAX_NOISE_LEVEL, 25, step=1, label="Noise level (sigma, of 255)")
+                level = slider(0, MAX_NOISE_LEVEL, 25, step=1, label="Noise level (sigma, of 255)")
         with gr.Column(scale=3):
             before_after = gr.ImageSlider(
                 label="Before | after",
@@ -255,7 +259,9 @@ def build_denoise_tab(
 
     @on_page
     def draw(photograph, was_open: bool, name: str, restored, held, opened_figure, known, place, *values):
-        if not there(photograph, was_open) or restored is None or restored[0] != (photograph.key, name):
+        if not there(photograph, was_open):
+            return dict.fromkeys(figures.outputs)
+        if restored is None or restored[0] != (photograph.key, name):
             return gr.skip()
         if not hand.rests(photograph.key):
             return gr.skip()
@@ -311,14 +317,18 @@ def build_denoise_tab(
 
     def open_example(index: int) -> tuple[str, int, Photograph]:
         path = str(examples[index])
-        return path, EXAMPLE_NOISE_LEVEL, opened(path, EXAMPLE_NOISE_LEVEL)
+        return path, EXAMPLE_NOISE_LEVEL, example_photograph(path)
 
     def pick(event: gr.SelectData) -> tuple[str, int, Photograph]:
         return open_example(event.index)
 
     @on_page
     def open_upload(file: dict) -> tuple[int, Photograph]:
-        return 0, opened(uploaded(file), 0)  # a visitor's own photograph is noisy as it is
+        photograph = opened(uploaded(file), 0)  # a visitor's own photograph is noisy as it is
+        megapixels = photograph.photo[0].numel() / 1e6
+        if megapixels > LIVE_MEGAPIXELS:
+            gr.Info(f"{megapixels:.0f} megapixels: a move takes seconds. Up to {LIVE_MEGAPIXELS}, the picture is live.")
+        return 0, photograph
 
     def add_noise(photograph: Photograph | None, noise: float) -> Photograph | None:
         return photograph and photograph.with_noise(noise)
@@ -346,10 +356,14 @@ def build_denoise_tab(
         draw_after(drawn.success(measure, inputs, [measures, references], **private).success)
         return drawn
 
+    # Not preprocessed: Gradio would open the file itself, and fail without a word on one that is no image.
+    uploading = upload.upload(
+        open_upload, upload, [added_noise, seen], preprocess=False, **quiet, **in_turn, api_name="open"
+    )
+    uploading.failure(lambda photograph: photograph and photograph.path, seen, upload, **private)  # not the refused one
     new_photograph = [
+        uploading,
         gallery.select(pick, None, [upload, added_noise, seen], **private, **in_turn),
-        # Not preprocessed: Gradio would open the file itself, and fail without a word on one that is no image.
-        upload.upload(open_upload, upload, [added_noise, seen], preprocess=False, **quiet, **in_turn, api_name="open"),
         upload.clear(lambda: (None, False), None, [seen, is_open], **private, **in_turn),
     ]
     if examples:
@@ -362,14 +376,14 @@ def build_denoise_tab(
             button.click(partial(choose, name), None, [*weights, emphasis], **private)
             for name, button in buttons.items()
         ),
-        where.select(choose_place, [seen, where, result], [canvas, mask, painted], **private),
+        where.change(choose_place, [seen, where, result], [canvas, mask, painted], **private),
         canvas.input(paint, seen, painted, **private),
         mask.upload(open_mask, [seen, mask], painted, preprocess=False, **private),
     ]
     if trained is not None:
         gr.on([app.load] + ([tab.select] if tab else []), look_for_networks, network, chosen, **private)
         new_setting.append(
-            chosen.input(switch, chosen, [network, where, canvas, mask, *weights, emphasis, presets], **private)
+            chosen.change(switch, chosen, [network, where, canvas, mask, *weights, emphasis, presets], **private)
         )
     for event in new_photograph:
         drawn = redraw_after(event.success, api_visibility="private")

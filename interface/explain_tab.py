@@ -20,6 +20,7 @@ from torch import Tensor
 from interface.chooser import QUIET, Chooser
 from interface.figures import INCH, Panel, panels, rendered
 from interface.pictures import HOUR, PUT_AWAY, Photograph, Pictures, centre, on_page
+from interface.sliders import slider
 from modeling.explain import METHODS, TARGETS, filtered
 
 # Noisy image, method, layers, target, and options by name -> maps (H, W) by layer.
@@ -184,12 +185,12 @@ def build_explain_tab(
             note = gr.Markdown(explanation("eigencam", "restoration_change"), elem_id="explain-note")
             with gr.Column(visible=False, elem_id="explain-region") as region_controls:
                 box = [
-                    gr.Slider(0, 1, value, step=0.01, label=label)
+                    slider(0, 1, value, step=0.01, label=label)
                     for label, value in (("Region: from the left", 0.5), ("from the top", 0.5), ("side", 0.25))
                 ]
             with gr.Column(visible=False) as band_controls:
                 band = [
-                    gr.Slider(0, 0.7, value, step=0.01, label=label)
+                    slider(0, 0.7, value, step=0.01, label=label)
                     for label, value in (("Lowest frequency (cycles per pixel)", 0.25), ("Highest frequency", 0.5))
                 ]
             with gr.Row():
@@ -205,8 +206,8 @@ def build_explain_tab(
                 info="The rest becomes 0, and what is kept is stretched to [0, 1].",
             )  # fmt: skip
             with gr.Row():
-                low = gr.Slider(0, 0.95, 0.4, step=0.05, label="Lower", min_width=120)
-                high = gr.Slider(0.05, 1, 0.9, step=0.05, label="Upper", min_width=120)
+                low = slider(0, 0.95, 0.4, step=0.05, label="Lower", min_width=120)
+                high = slider(0.05, 1, 0.9, step=0.05, label="Upper", min_width=120)
         with gr.Column(scale=5):
             gr.Markdown(NETWORK_NOTE)
             figure = gr.Image(label="Activation maps", elem_id="explain-figure", **picture)

@@ -24,10 +24,9 @@ from interface.figures import (
     round_number_above,
     thinned,
 )
-from interface.pictures import centre, on_page
+from interface.pictures import centre, on_page, read_small_enough
 from modeling import LOSS_TERMS
 from modeling.degradations import DISTORTIONS, Distorter
-from modeling.image_files import read_photograph
 from modeling.losses import pixel
 from modeling.metrics import ssim_per_image
 from modeling.sharpness import sharpness_scores
@@ -116,7 +115,7 @@ def decibels(error: float) -> float:
 def specimen(path: str) -> Specimen:
     """A photograph's centre in gray."""
     luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601
-    return Specimen(centre((read_photograph(path) * luma).sum(0), MAX_SIDE)[None, None])
+    return Specimen(centre((read_small_enough(path) * luma).sum(0), MAX_SIDE)[None, None])
 
 
 def gallery_panels(seen: Specimen, strengths: dict[str, float]) -> Image.Image:

@@ -31,6 +31,7 @@ from interface.loss_lab_figures import (
     table_rows,
 )
 from interface.pictures import HOUR, PUT_AWAY, Pictures, on_page, uploaded
+from interface.sliders import slider
 from modeling.degradations import DISTORTIONS
 
 VIEWS = ("Pictures", "Spectra", "Losses")  # of the distortions
@@ -56,9 +57,9 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
             kind = {"type": "filepath", "format": "png", "image_mode": None, "sources": ["upload", "clipboard"]}
             upload = gr.Image(str(example), label="Image", height=200, elem_id="lab-image", **kind)
             calibrate = gr.Checkbox(True, label="Calibrate all distortions to one PSNR")
-            common_psnr = gr.Slider(12, 40, POSTS_PSNR, step=0.05, label="PSNR (dB)")
-            share = gr.Slider(0.01, 1, 0.1, step=0.01, label="Strength (share of the largest)", visible=False)
-            emphasis = gr.Slider(0, 4, 0, step=0.1, label="High-frequency emphasis g", visible=False)
+            common_psnr = slider(12, 40, POSTS_PSNR, step=0.05, label="PSNR (dB)")
+            share = slider(0.01, 1, 0.1, step=0.01, label="Strength (share of the largest)", visible=False)
+            emphasis = slider(0, 4, 0, step=0.1, label="High-frequency emphasis g", visible=False)
         with gr.Column(scale=4):
             with gr.Tab(VIEWS[0]) as pictures_view:
                 pictures = gr.Image(label="Distortions", elem_id="lab-pictures", **shown)
@@ -75,16 +76,16 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
                 numbers = gr.Dataframe(headers=headers, label="Losses and measures", interactive=False, **table)
                 relation = gr.Image(label="Relative losses", elem_id="lab-chart", **shown)
     with gr.Tab("Loss surfaces") as surface_tab:
-        phase_weight = gr.Slider(0, 1, 0.2, step=0.05, label="Weight of the phase")
+        phase_weight = slider(0, 1, 0.2, step=0.05, label="Weight of the phase")
         surfaces = gr.Image(label="Loss of one Fourier coefficient", elem_id="lab-surfaces", **shown)
     with gr.Tab("Ring") as ring_tab:
         with gr.Row():
-            thickness = gr.Slider(1, 40, 8, step=1, label="Thickness (pixels)")
-            kernel = gr.Slider(3, 31, 15, step=2, label="Blur kernel (pixels; sigma is a fifth)")
+            thickness = slider(1, 40, 8, step=1, label="Thickness (pixels)")
+            kernel = slider(3, 31, 15, step=2, label="Blur kernel (pixels; sigma is a fifth)")
         ring_number = gr.Markdown()
         rings = gr.Image(label="Ring experiment", elem_id="lab-rings", **shown)
     with gr.Tab("Sharpness map"):
-        window = gr.Slider(SMALLEST_WINDOW, 64, USUAL_WINDOW, step=2, label="Window (pixels)")
+        window = slider(SMALLEST_WINDOW, 64, USUAL_WINDOW, step=2, label="Window (pixels)")
         with gr.Row():
             sharpness = gr.Image(label="Window scores", elem_id="lab-scores", **shown, scale=2)
             ordered = gr.Image(label="Sorted", elem_id="lab-sorted", **shown, scale=1)

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 
 import gradio as gr
@@ -38,7 +38,8 @@ def on_page(handler: Callable) -> Callable:
     def handled(*arguments, **options):
         try:
             return handler(*arguments, **options)
-        except (ValueError, ImportError, OSError) as error:  # activation maps need a library of their own
+        except (ValueError, ImportError, OSError, RuntimeError, MemoryError) as error:
+            # Activation maps need a library of their own, and large photographs memory.
             raise gr.Error(str(error)) from error
 
     return handled
@@ -68,6 +69,16 @@ def opened(path: str, noise: float) -> Photograph:
     """Reads a file and adds seeded noise. What is wrong with it becomes a message on the page."""
     photo = read_small_enough(path)
     return Photograph(photo, noise, _noisy(photo, noise), path)
+
+
+@lru_cache(maxsize=16)
+def _example(path: str) -> Photograph:
+    return opened(path, EXAMPLE_NOISE_LEVEL)
+
+
+def example_photograph(path: str) -> Photograph:
+    """An example under its noise. Visitors share its pixels, and no key."""
+    return replace(_example(path), picture=uuid.uuid4().hex, key=uuid.uuid4().hex)
 
 
 def uploaded(file: dict) -> str:
@@ -197,28 +208,3 @@ class Pictures:
                 return
             del self.files[name]
             (Path(self.folder.name) / name).unlink(missing_ok=True)
-
-
-class Hand:
-    """Knows when a control was last moved over each photograph: figures wait until the hand rests.
-
-    Without this, figures of a picture that is already old would take the processor from the next one.
-    """
-
-    REST = 0.25  # seconds without a move
-    KEPT = 256  # photographs
-
-    def __init__(self) -> None:
-        self.moves: OrderedDict[str, float] = OrderedDict()
-
-    def moved(self, key: str) -> None:
-        self.moves[key] = time.monotonic()
-        self.moves.move_to_end(key)
-        while len(self.moves) > self.KEPT:
-            self.moves.popitem(last=False)
-
-    def rests(self, key: str) -> bool:
-        """Waits for the rest. False where a newer move came meanwhile, whose figures will follow."""
-        last = self.moves.get(key, -self.REST)
-        time.sleep(max(0.0, last + self.REST - time.monotonic()))
-        return self.moves.get(key, last) <= last

@@ -17,12 +17,14 @@ from modeling.pipeline_image_denoising import restore_in_tiles
 
 # noisy image, loss weights by term, emphasis, noise level or `None` -> restored image
 Restore = Callable[[Tensor, Mapping[str, float | Tensor] | None, float | Tensor | None, float | None], Tensor]
+LIVE_MEGAPIXELS = 4  # up to so many an image is encoded once, and larger ones at every move
 AS_STARTED = "the app's own"  # name of the network that the app was started with
 Attention = Callable[[Tensor, float | None], Tensor]  # noisy image, noise level or `None` -> (1, 1, h, w) in [0, 1]
 
 
 class Restorer:
-    """Encodes an image once and decodes it at every move of a slider. Large images are restored in tiles, each time.
+    """Encodes an image once and decodes it at every move of a slider. Large images are restored in tiles, each time,
+    but the ViT looks only once at the newest one.
 
     Args:
         model: the denoiser, in eval mode.
@@ -31,7 +33,7 @@ class Restorer:
             a pixel). An image of more pixels is restored in tiles.
     """
 
-    def __init__(self, model: ViTUNetForImageDenoising, cached_pixels: int = 4_000_000) -> None:
+    def __init__(self, model: ViTUNetForImageDenoising, cached_pixels: int = LIVE_MEGAPIXELS * 10**6) -> None:
         self.model, self.cached_pixels = model, cached_pixels
         self.terms = model.config.steerable_terms
         # Where the processor has bf16, a slider's move takes a quarter to two thirds of the time, and a large image
@@ -42,6 +44,7 @@ class Restorer:
         has_bf16 = processor.get("avx512_bf16") or processor.get("amx_bf16")
         self.in_bf16 = bool(has_bf16) and model.device.type == "cpu" and model.config.residual
         self.encoded: OrderedDict[tuple, EncodedImage] = OrderedDict()
+        self.large: tuple[tuple, Tensor | None] = ((), None)  # the newest large image, and what the ViT says of it
         self.lock = threading.Lock()  # Gradio calls from several threads
 
     @torch.inference_mode()
@@ -53,13 +56,16 @@ class Restorer:
         noise_level: float | None = None,
     ) -> Tensor:
         """noisy (3, H, W) -> restored (3, H, W) in [0, 1], both on the CPU. The rest is as in the model's `forward`."""
-        height, width = noisy.shape[-2:]
-        if height * width > self.cached_pixels:
+        image_key = (hashlib.sha256(noisy.numpy()).hexdigest(), tuple(noisy.shape))
+        if noisy[0].numel() > self.cached_pixels:
+            controls = loss_weights, high_frequency_emphasis, noise_level
             with self.lock, torch.autocast("cpu", torch.bfloat16, enabled=self.in_bf16):
                 image = noisy[None].to(self.model.device, memory_format=torch.channels_last)
-                restored = restore_in_tiles(self.model, image, loss_weights, high_frequency_emphasis, noise_level)
+                if self.model.vit_features is not None and self.large[0] != image_key:
+                    self.large = (image_key, self.model.vit_features(self.model.pad(image)))
+                restored = restore_in_tiles(self.model, image, *controls, vit_map=self.large[1])
             return restored[0].clamp(0, 1).float().cpu()
-        key = (hashlib.sha256(noisy.numpy()).hexdigest(), tuple(noisy.shape), noise_level)
+        key = (*image_key, noise_level)
         with self.lock:
             if key not in self.encoded:
                 image = noisy[None].to(self.model.device, memory_format=torch.channels_last)

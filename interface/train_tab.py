@@ -15,6 +15,7 @@ from PIL import Image
 
 from interface.figures import Chart, charts
 from interface.pictures import Pictures, on_page
+from interface.sliders import slider
 from interface.training_run import ROOT, Run, Training, chosen_images, image_count
 from modeling import LOSS_TERMS, PRESETS, TRAINABLE_TERMS
 
@@ -172,7 +173,7 @@ def build_train_tab(app: gr.Blocks, training: Training, network: str, has_slider
                 preset = gr.Radio(list(PRESETS), value="mse", label="Loss")
                 with gr.Row():  # wraps into pairs
                     weights = [
-                        gr.Slider(
+                        slider(
                             0,
                             1,
                             PRESETS["mse"].loss_weights.get(name, 0.0),
@@ -182,7 +183,7 @@ def build_train_tab(app: gr.Blocks, training: Training, network: str, has_slider
                         )
                         for name in TRAINABLE_TERMS
                     ]
-                emphasis = gr.Slider(0, MAX_EMPHASIS, 0, step=0.1, label="High-frequency emphasis")
+                emphasis = slider(0, MAX_EMPHASIS, 0, step=0.1, label="High-frequency emphasis")
             with gr.Row():
                 steps = gr.Number(2000, label="Steps", elem_id="training-steps")
                 learning_rate = gr.Number(LEARNING_RATES[origin], label="Learning rate", step=1e-4)

@@ -1,4 +1,13 @@
-"""ViT + U-Net image denoiser on Hugging Face conventions."""
+"""ViT + U-Net image denoiser on Hugging Face conventions.
+
+Where to begin: `modeling_vit_unet.py` is the network, out of `unet.py` and `vit_features.py`, and
+`configuration_vit_unet.py` its settings. `losses.py` is the table of loss terms, computed in `spectra.py`,
+`sharpness.py` and `wavelets.py`; `loss_weights.py` turns what a slider says into what network and loss take.
+
+Around it: `image_processing_vit_unet.py` and `image_files.py` read and write images, `pipeline_image_denoising.py` and
+`cli.py` restore them, in tiles (`tiling.py`) or as a mean of eight views (`self_ensemble.py`). `degradations.py` makes
+noise, `metrics.py` measures. `explain.py` draws activation maps, with `opened_network.py` and `principal_maps.py`.
+"""
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageToImage
 from transformers.pipelines import PIPELINE_REGISTRY

@@ -4,8 +4,8 @@
     vit-unet-denoise photo.jpg --model checkpoints/vit-unet-denoiser --output restored --preset wavelet
 
 Mode, depth, alpha, colour profile and EXIF are kept, and so are subfolders; large photographs are restored in tiles. A
-file that cannot be read or written is told, the others go on, and the exit status is 1. In a clone of the repository:
-`python -m modeling.cli`.
+file that cannot be read, restored or written is told, the others go on, and the exit status is 1. In a clone of the
+repository: `python -m modeling.cli`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             save_restored(denoise(str(source), return_tensors=True, **arguments.controls), source, target)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # the next one may be smaller
             failed += 1
             tqdm.write(f"{source}: {error}", file=sys.stderr)
     return int(failed > 0)

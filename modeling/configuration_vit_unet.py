@@ -67,7 +67,8 @@ class ViTUNetConfig(PreTrainedConfig):
             it nothing ties sharpness to its place, and the last stretch of a slider turns back.
         sharpness_window_size, spectrum_window_size: window sides in pixels of `regional_sharpness` and
             `windowed_amplitude`.
-        loss_compat: amplitude terms in the posts' own numbers, of an unnormalised transform: they grow with the image.
+        loss_compat: amplitude terms in their sources' own numbers, of an unnormalised transform: they grow with the
+            image.
         wavelet, wavelet_levels: filter bank and number of levels of the `wavelet` term.
     """
 
@@ -198,6 +199,12 @@ class ViTUNetConfig(PreTrainedConfig):
         for name in ("num_channels", "pixel_unshuffle", "condition_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        joins = (self.skip_connection, self.vit_join if self.use_vit else "add", self.downsampling)
+        if self.block_type == "gated" and joins != ("add", "add", "conv"):
+            raise ValueError(
+                f"block_type='gated' keeps its input's channels: skip_connection={self.skip_connection!r} and "
+                f"vit_join={self.vit_join!r} must be 'add', downsampling={self.downsampling!r} 'conv'."
+            )
         if self.modulated_levels is not None and not set() < set(self.modulated_levels) <= set(range(levels)):
             raise ValueError(f"modulated_levels={self.modulated_levels} must be some of the levels 0 to {levels - 1}.")
 
@@ -212,10 +219,18 @@ class ViTUNetConfig(PreTrainedConfig):
             raise ValueError(f"vit_image_std={self.vit_image_std} must be positive.")
         if not self.vit_projection_sizes:
             raise ValueError("vit_projection_sizes must name at least one layer size.")
+        if self.use_vit and getattr(self.vit_config, "num_channels", self.num_channels) != self.num_channels:
+            raise ValueError(
+                f"The ViT sees {self.vit_config.num_channels} channels, the network num_channels={self.num_channels}: "
+                "give them the same number."
+            )
         if self.use_vit and self.vit_layers is not None:
             depth = self.vit_config.num_hidden_layers
-            if not set() < set(self.vit_layers) <= set(range(1, depth + 1)):
-                raise ValueError(f"vit_layers={self.vit_layers} must be some of the ViT's layers 1 to {depth}.")
+            if not set(self.vit_layers) <= set(range(1, depth + 1)) or depth not in self.vit_layers:
+                raise ValueError(
+                    f"vit_layers={self.vit_layers} must be some of the ViT's layers 1 to {depth}, the last among them: "
+                    "leave off further layers in vit_config, as num_hidden_layers."
+                )
 
     def validate_loss(self):
         """Names and ranges of everything that concerns losses and controls."""

@@ -144,8 +144,10 @@ def read_photograph(path: str | Path) -> Tensor:
     return to_rgb(open_image(path)[0])
 
 
-def to_uint8(image: Image.Image) -> Tensor:
-    """A PIL image of any mode -> (3, H, W) uint8, without alpha."""
+def to_uint8(image: Image.Image | None) -> Tensor:
+    """A PIL image of any mode -> (3, H, W) uint8, without alpha. Raises `ValueError` for a dataset's empty cell."""
+    if image is None:
+        raise ValueError("there is no image")
     if image.mode[0] in "IF":  # more than 8 bits, which PIL would cut off at white
         return (to_rgb(open_image(image)[0]) * 255).round_().to(torch.uint8)
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()

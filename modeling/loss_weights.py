@@ -72,9 +72,10 @@ def _column(*values: float) -> Tensor:
 
 
 def holds(condition: Tensor) -> bool:
-    """Whether a condition holds everywhere. While a CUDA graph is recorded there are no values yet to ask for."""
-    recording = condition.is_cuda and torch.cuda.is_current_stream_capturing()
-    return recording or bool(condition.all())
+    """Whether a condition holds everywhere. While a graph is recorded or compiled there are no values to ask for."""
+    if torch.compiler.is_compiling() or (condition.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return True
+    return bool(condition.all())
 
 
 def per_image_map(value: Tensor, batch_size: int, what: str) -> Tensor:

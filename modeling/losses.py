@@ -219,16 +219,12 @@ PRESETS: dict[str, LossPreset] = {
 class WeightedCriterion:
     """Weighs the loss terms of each image.
 
-    `balance="sum"` is the posts' weighted sum; `"log"` the weighted sum of log(term + floor), which is free of every
-    term's scale and of the noise level, so that no term and no noise level drowns another.
+    The config's `loss_balance` "sum" is the plain weighted sum; "log" the weighted sum of log(term + floor), which is
+    free of every term's scale and of the noise level, so that no term and no noise level drowns another.
     """
 
     def __init__(self, config) -> None:
-        self.balance = config.loss_balance
-        self.settings = {
-            name: {keyword: getattr(config, field) for keyword, field in term.settings.items()}
-            for name, term in LOSS_TERMS.items()
-        }
+        self.config = config  # read when it is used: fields may be assigned
         self.functions = {name: term.function for name, term in LOSS_TERMS.items()}
 
     def compile(self, **options) -> None:
@@ -255,8 +251,9 @@ class WeightedCriterion:
             for name in names:
                 term = LOSS_TERMS[name]
                 emphasis = {"high_frequency_emphasis": high_frequency_emphasis} if term.emphasised else {}
+                settings = {keyword: getattr(self.config, field) for keyword, field in term.settings.items()}
                 extra = (known or {}).get(name, {})
-                values[name] = self.functions[name](prediction, target, **emphasis, **self.settings[name], **extra)
+                values[name] = self.functions[name](prediction, target, **emphasis, **settings, **extra)
         return values
 
     def mapped_terms(
@@ -286,6 +283,6 @@ class WeightedCriterion:
 
     def combine(self, terms: Mapping[str, Tensor], loss_weights: Mapping[str, Tensor]) -> Tensor:
         """Raw terms (B,) and weights (B,) by name -> one loss per image (B,)."""
-        if self.balance == "log":
+        if self.config.loss_balance == "log":
             return sum(loss_weights[name] * torch.log(value + LOSS_TERMS[name].floor) for name, value in terms.items())
         return sum(loss_weights[name] * value for name, value in terms.items())

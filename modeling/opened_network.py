@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .vit_features import square_side, symmetric_pad
+from .vit_features import square_side
 
 
 class Seen(NamedTuple):
@@ -71,9 +71,7 @@ class OpenedNetwork(nn.Module):
         """(B, C, H, W) in [0, 1] -> one item per image."""
         restored = [None] * len(pixel_values)
         if self.controls is None and self.parts == {"vit"}:  # the U-Net has no part in it
-            height, width = pixel_values.shape[-2:]
-            stride = self.network.config.stride
-            self.network.vit_features(symmetric_pad(pixel_values, height + -height % stride, width + -width % stride))
+            self.network.vit_features(self.network.pad(pixel_values))
             return [Seen(*image) for image in zip(pixel_values, restored, self._take_tokens(), strict=True)]
         encoded = self.network.encode(pixel_values, self.noise_level)
         if self.controls is not None or self.parts & {"bottleneck", "decoder"}:

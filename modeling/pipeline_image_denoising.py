@@ -28,7 +28,6 @@ from .losses import PRESETS
 from .self_ensemble import self_ensemble as mean_of_symmetries
 from .tiling import TILE_SIZE, in_tiles
 from .unet import on_finest_grid
-from .vit_features import symmetric_pad
 
 Control = float | Tensor | np.ndarray | Image.Image
 
@@ -61,9 +60,6 @@ class ImageDenoisingPipeline(Pipeline):
     _load_tokenizer = False
     _load_video_processor = False
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        return super().__call__(inputs, **kwargs)
-
     def _sanitize_parameters(
         self,
         loss_weights: Mapping[str, Control] | None = None,
@@ -89,7 +85,7 @@ class ImageDenoisingPipeline(Pipeline):
             forward["high_frequency_emphasis"] = as_control(high_frequency_emphasis, "high_frequency_emphasis")
         if noise_level is not None:
             level = torch.as_tensor(as_control(noise_level, "noise_level"))
-            if not bool(((level >= 0) & (level <= 1)).all()):
+            if not bool(((level >= 0) & (level <= 1)).all()):  # and not NaN, which tiles could not share
                 raise ValueError(f"noise_level={noise_level} must lie in [0, 1]: divide levels of 255 by 255.")
             forward["noise_level"] = level
         if self_ensemble is not None:
@@ -102,8 +98,8 @@ class ImageDenoisingPipeline(Pipeline):
 
     def preprocess(self, image: str | Path | Image.Image | np.ndarray | Tensor) -> dict[str, Any]:
         samples, original = open_image(image)
-        processed = self.image_processor(samples, input_data_format="channels_first", return_tensors="pt")
-        return {"pixel_values": processed["pixel_values"].to(self.dtype), "original": original}
+        processed = self.image_processor(to_rgb(samples), input_data_format="channels_first", return_tensors="pt")
+        return {"pixel_values": processed["pixel_values"], "original": original}
 
     def _forward(
         self,
@@ -146,18 +142,20 @@ class ImageDenoisingPipeline(Pipeline):
 def as_control(value: Control, name: str) -> float | Tensor:
     """A number, or a map (h, w) as an array, a tensor or a PIL mask -> a number or (1, 1, h, w).
 
-    Raises `ValueError` for any other shape.
+    Raises `ValueError` for any other shape, and for integers, which do not say what is 1.
     """
     if isinstance(value, int | float):
         return value
     if isinstance(value, Image.Image):
         value = to_rgb(open_image(value)[0]).mean(0)
-    control = torch.as_tensor(value).detach().float()
+    control = torch.as_tensor(value).detach()
     if control.ndim == 0:
         return control.item()
     if control.ndim != 2 or 0 in control.shape:
         raise ValueError(f"{name} must be a number or a map (height, width), got shape {tuple(control.shape)}.")
-    return control[None, None]
+    if not control.is_floating_point() and control.dtype != torch.bool:
+        raise ValueError(f"{name} is a map of {control.dtype}, which do not say what is 1: give floats or booleans.")
+    return control.float()[None, None]
 
 
 @torch.no_grad()
@@ -168,6 +166,7 @@ def restore_in_tiles(
     high_frequency_emphasis: float | Tensor | None = None,
     noise_level: float | Tensor | None = None,
     tile_size: int = TILE_SIZE,
+    vit_map: Tensor | None = None,
 ) -> Tensor:
     """The model's reconstruction of a large image, to rounding, without the memory for all of its features at once.
 
@@ -179,15 +178,18 @@ def restore_in_tiles(
         pixel_values: (B, C, H, W), float in [0, 1].
         loss_weights, high_frequency_emphasis, noise_level: as in the model's `forward`; maps of the noise level must
             not hold NaN.
-        tile_size: largest side of a tile in pixels, without its margin.
+        tile_size: largest side of a tile in pixels, without its margin of half the receptive field, which is restored
+            twice: the smaller the tiles, the more of the work.
+        vit_map: the model's `vit_features` of its `pad`ded image, where they are known.
 
     Returns (B, C, H, W), not clipped.
     """
-    size, stride, unshuffle = tuple(pixel_values.shape[-2:]), model.config.stride, model.config.pixel_unshuffle
-    padded = symmetric_pad(pixel_values, *(side + -side % stride for side in size))
-    padded_size = tuple(padded.shape[-2:])
-    controls = model.controls(padded, size, loss_weights, high_frequency_emphasis)
-    vit_map = None if model.vit_features is None else model.vit_features(padded)
+    padded = model.pad(pixel_values)
+    size, padded_size = tuple(pixel_values.shape[-2:]), tuple(padded.shape[-2:])
+    stride, unshuffle = model.config.stride, model.config.pixel_unshuffle
+    controls = model.control_input(padded, size, loss_weights, high_frequency_emphasis)
+    if vit_map is None and model.vit_features is not None:
+        vit_map = model.vit_features(padded.to(model.dtype))
     if isinstance(noise_level, Tensor) and noise_level.ndim == 4:
         noise_level = on_finest_grid(noise_level, size, padded_size, unshuffle)
 

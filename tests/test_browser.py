@@ -18,6 +18,7 @@ from playwright.sync_api import Page, expect
 from app import build_app
 from interface.denoise_tab import build_denoise_tab
 from interface.loss_lab_tab import build_loss_lab_tab
+from interface.painting import PAINTED, PLACES
 from interface.pictures import PUT_AWAY
 from modeling import ViTUNetForImageDenoising
 
@@ -237,6 +238,36 @@ def test_a_file_that_is_no_image_gives_one_clear_message(page, tmp_path):
     (tmp_path / "notes.png").write_text("this is no image")
     give(page, tmp_path / "notes.png")
     expect(page.locator(".toast-wrap")).to_contain_text("notes.png cannot be read as an image", timeout=SECONDS)
+
+
+def test_a_refused_file_is_not_left_on_show(page, tmp_path):
+    (tmp_path / "notes.png").write_text("this is no image")
+    give(page, tmp_path / "notes.png")
+    expect(page.locator(".toast-wrap")).to_contain_text("cannot be read as an image", timeout=SECONDS)
+    expect(page.locator("#photograph img")).to_have_count(0, timeout=SECONDS)
+
+
+def test_a_photograph_that_is_removed_takes_its_figures_along(page):
+    expect(page.locator("#trade-off img")).to_be_visible(timeout=SECONDS)
+    page.locator("#photograph").get_by_label("Remove Image").click()
+    expect(page.locator("#trade-off img")).to_have_count(0, timeout=SECONDS)
+
+
+def test_the_keyboard_chooses_too(page):
+    page.locator("#where input").focus()
+    for key in ("ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator("#where input")).to_have_value(PLACES[PAINTED], timeout=SECONDS)
+    expect(page.locator("#brush canvas")).to_be_visible(timeout=SECONDS)
+
+
+def test_a_typed_number_beyond_the_end_is_the_end(page):
+    noise = page.get_by_label("number input for Add noise").first
+    noise.fill("100")
+    noise.press("Tab")
+    expect(noise).to_have_value("75", timeout=SECONDS)
+    shows(page, lambda restored: True)
+    expect(page.locator(".toast-wrap")).not_to_contain_text("greater than", timeout=1000)
 
 
 def test_the_last_move_of_a_fast_hand_is_what_is_shown(context, examples):

@@ -72,6 +72,15 @@ def choose(page: Page, slot: int, option: str) -> None:
     page.get_by_role("option", name=option, exact=True).click()
 
 
+def test_the_keyboard_chooses_too(page):
+    before = page.locator("#compare-numbers-0").inner_text()
+    page.locator("#compare-setting-0 input").focus()
+    for key in ("ArrowDown", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator("#compare-setting-0 input")).to_have_value("Frequency", timeout=SECONDS)
+    expect(page.locator("#compare-numbers-0")).not_to_have_text(before, timeout=SECONDS)
+
+
 def test_it_opens_with_the_figure_of_the_first_post(page, served):
     chosen = [page.locator(f"#compare-setting-{slot} input").input_value() for slot in range(4)]
     assert chosen == ["MSE", "Regional sharpness", "Frequency", "Frequency + emphasis"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from unittest.mock import patch
 
 import datasets
 import numpy as np
@@ -160,6 +161,38 @@ def test_parquet_files_and_folders(tmp_path, image_folder, name):
     again = load_images(str(tmp_path / name))
     assert len(again) == len(dataset)
     assert torch.equal(ImageStore(again)[2], ImageStore(dataset)[2])
+
+
+def test_of_a_folder_of_parquet_files_the_split_is_read(tmp_path, image_folder):
+    dataset = load_images(str(image_folder))
+    rows = list(dataset)
+    for name, part in (("train-00000-of-00001", rows[:3]), ("test-00000-of-00001", rows[3:5])):
+        datasets.Dataset.from_list(part, features=dataset.features).to_parquet(tmp_path / f"{name}.parquet")
+    assert [len(load_images(str(tmp_path), split)) for split in ("train", "test", "validation")] == [3, 2, 5]
+
+
+def test_an_empty_cell_is_passed_over(tmp_path):
+    image = Image.new("RGB", (8, 8), "red")
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_list([{"image": None}, {"image": image}], features=features).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    store = ImageStore(load_images(str(tmp_path)))
+    with pytest.warns(UserWarning, match="image 0 cannot be decoded"):
+        assert store[0] is None and store[1] is not None
+    stream = StreamedSamples(maker(), load_images(str(tmp_path), streaming=True), ("image",), 0, 4, buffer=2)
+    with pytest.warns(UserWarning, match="cannot be decoded"):
+        assert len(list(stream)) == 4
+    assert stream.unreadable >= 1
+
+
+def test_a_stream_whose_features_nobody_has_stated(image_folder):
+    files = sorted(str(path) for path in image_folder.iterdir())[:2]
+    untold = datasets.IterableDataset.from_generator(lambda: ({"image": file, "other": 1} for file in files))
+    assert untold.features is None
+    with patch("datasets.load_dataset", return_value=untold):
+        stream = load_images("user/untold", streaming=True)
+    assert [row["image"].mode for row in stream] == ["RGB", "RGB"]
 
 
 @pytest.mark.filterwarnings("ignore:image . cannot be decoded")

@@ -146,13 +146,17 @@ def test_the_table_shows_the_price():
     assert "Price of your setting: +0.00 dB" in scores_table({"a": (26.0, 1, 1), "b": (26.000001, 1, 1)})
 
 
-def test_the_restorer_takes_large_images_in_tiles_and_keeps_nothing_of_them(model):
-    noisy = torch.rand(3, 70, 66)
+def test_the_restorer_takes_large_images_in_tiles_and_keeps_no_features_but_the_vits(model):
     whole, restorer = Restorer(model), Restorer(model, cached_pixels=64 * 64)
     whole.in_bf16 = restorer.in_bf16 = False
-    expected = whole(noisy, {"wavelet": 1.0}, 0.0, 0.1)
-    torch.testing.assert_close(restorer(noisy, {"wavelet": 1.0}, 0.0, 0.1), expected)
-    assert not restorer.encoded
+    looks = []
+    for noisy in torch.rand(2, 3, 70, 66):
+        for level in (None, 0.1):
+            expected = whole(noisy, {"wavelet": 1.0}, 0.0, level)
+            hook = model.vit_features.register_forward_hook(lambda *_: looks.append(1))
+            torch.testing.assert_close(restorer(noisy, {"wavelet": 1.0}, 0.0, level), expected)
+            hook.remove()
+    assert len(looks) == 2 and not restorer.encoded
 
 
 def test_the_restorer_encodes_an_image_once(model):

@@ -156,6 +156,15 @@ def test_a_sweep_by_command(saved, image_folder, tmp_path, capsys):
     torch.testing.assert_close(blind, rows[10]["psnr"])
 
 
+def test_a_network_for_one_loss_is_asked_for_no_other(image_folder, tmp_path):
+    ViTUNetForImageDenoising(tiny_config(one_loss=True)).save_pretrained(tmp_path)
+    common = ["--model", str(tmp_path), "--dataset", str(image_folder), "--noise_level", "25", "--limit", "1"]
+    assert main(common)["sets"]
+    for option in (["--preset", "mse"], ["--sweep", "wavelet"], ["--high_frequency_emphasis", "1"]):
+        with pytest.raises(ValueError, match="its default loss alone"):
+            main([*common, *option])
+
+
 def test_a_self_ensemble_by_command(saved, image_folder):
     """It is told as such wherever its numbers go: a model's own are others."""
     common = ["--model", saved, "--dataset", str(image_folder), "--noise_level", "25", "--limit", "1"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
@@ -19,6 +21,33 @@ def test_a_fresh_network_is_the_identity():
     images = torch.rand(2, 3, 37, 50)
     output = model(images, loss_weights={"wavelet": 1.0}, high_frequency_emphasis=3.0, noise_level=0.1)
     assert torch.equal(output.reconstruction, images)
+
+
+def test_half_precision_is_for_features_alone():
+    """A picture is kept as it came: bf16 has 128 values from a half to 1."""
+    model = ViTUNetForImageDenoising(tiny_config()).bfloat16().eval()
+    images = torch.rand(1, 3, 33, 40)
+    assert torch.equal(model(images, noise_level=0.1).reconstruction, images)
+    whole = randomised(ViTUNetForImageDenoising(tiny_config()))
+    expected = whole(images, loss_weights={"wavelet": 1.0}).reconstruction
+    restored = copy.deepcopy(whole).bfloat16()(images, loss_weights={"wavelet": 1.0}).reconstruction
+    assert restored.dtype == torch.float32
+    assert (restored - expected).abs().max() < 0.05 * (expected - images).abs().max()
+
+
+def test_checkpointed_layers_have_the_same_gradients():
+    images, clean = torch.rand(2, 1, 3, 32, 32)
+    gradients = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = randomised(ViTUNetForImageDenoising(tiny_config())).train()
+        if checkpointed:
+            model.activation_checkpointing_enable()
+            assert model.is_activation_checkpointing
+        model(images, clean).loss.backward()
+        gradients.append([parameter.grad for parameter in model.vit_features.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -86,6 +115,17 @@ def test_maps_cover_the_image_and_not_its_padding():
     assert grid[0, 0, 0].tolist() == [0.0] * 8 + [0.5] + [1.0] * 11
 
 
+def test_maps_may_have_several_sizes(model):
+    encoded = model.encode(torch.rand(1, 3, 32, 48))
+    mask, level = (torch.rand(1, 1, 16, 24, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    expected = model.decode(encoded, {"pixel": 1 - mask, "wavelet": mask}, level)
+    fine = mask.repeat_interleave(4, -1).repeat_interleave(4, -2)  # averaged on the way, to the same
+    several = model.decode(encoded, {"pixel": 1 - mask, "wavelet": fine}, level)
+    torch.testing.assert_close(several, expected)
+    with pytest.raises(ValueError, match="not negative"):
+        model.decode(encoded, {"pixel": 1.0, "wavelet": -fine})
+
+
 def test_a_map_acts_where_it_is_painted(model):
     encoded = model.encode(torch.rand(1, 3, 32, 256))
     painted = torch.zeros(1, 1, 4, 32)
@@ -94,6 +134,18 @@ def test_a_map_acts_where_it_is_painted(model):
     plain = model.decode(encoded)
     assert not torch.allclose(restored[..., :16], plain[..., :16], atol=1e-5)
     torch.testing.assert_close(restored[..., -64:], plain[..., -64:])
+
+
+def test_the_loss_follows_the_config(model):
+    clean, noisy = torch.rand(2, 1, 3, 32, 32)
+    weights = {"pixel": 0.5, "wavelet": 0.5}
+    terms = model(noisy, clean, weights).loss_terms
+    model.config.loss_balance = "sum"
+    loss = model.weighted_loss(model(noisy, None, weights).reconstruction, clean, weights)[0]
+    expected = model.weighted_loss(model(noisy, None, weights).reconstruction, clean, weights)[1]
+    torch.testing.assert_close(loss, 0.5 * expected["pixel"] + 0.5 * expected["wavelet"])
+    model.config.wavelet_levels = 1
+    assert model(noisy, clean, weights).loss_terms["wavelet"] != terms["wavelet"]
 
 
 def test_labels_give_the_loss_and_the_raw_terms(model):
@@ -218,6 +270,7 @@ def test_any_pretrained_vit_can_be_the_backbone(tmp_path, model_type):
         ({"high_frequency_emphasis": -1.0}, "high_frequency_emphasis"),
         ({"high_frequency_emphasis": float("nan")}, "high_frequency_emphasis"),
         ({"noise_level": -0.1}, "noise_level"),
+        ({"noise_level": 25}, "divide levels of 255 by 255"),
         ({"labels": torch.rand(1, 3, 9, 8)}, "labels"),
     ],
 )
@@ -249,6 +302,11 @@ def test_bad_input_is_refused(model, arguments, message):
         ({"vit_layers": (0, 2)}, "vit_layers"),
         ({"vit_layers": (3,)}, "vit_layers"),
         ({"vit_layers": ()}, "vit_layers"),
+        ({"vit_layers": (1,)}, "the last among them"),
+        ({"num_channels": 1, "vit_image_mean": (0.5,), "vit_image_std": (0.5,)}, "The ViT sees 3 channels"),
+        ({"block_type": "gated", "skip_connection": "concat"}, "skip_connection='concat'"),
+        ({"block_type": "gated", "vit_join": "concat"}, "vit_join='concat'"),
+        ({"block_type": "gated", "downsampling": "max_pool"}, "'conv'"),
         ({"modulated_levels": (1, 3)}, "modulated_levels"),
         ({"modulated_levels": ()}, "modulated_levels"),
         ({"vit_config": {**TINY_VIT, "image_size": 8}}, "overlap"),

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from interface.pictures import MAX_MEGAPIXELS, Hand, Pictures, opened, uploaded
+from interface.hand import REST, Hand
+from interface.pictures import MAX_MEGAPIXELS, Pictures, opened, uploaded
 from modeling.image_files import read_photograph
 
 
@@ -88,9 +89,9 @@ def test_figures_wait_until_the_hand_rests():
     assert hand.rests("a")  # it never moved
     hand.moved("a")
     start = time.monotonic()
-    assert hand.rests("a") and time.monotonic() - start > 0.9 * Hand.REST
+    assert hand.rests("a") and time.monotonic() - start > 0.9 * REST
     hand.moved("a")
-    threading.Timer(Hand.REST / 2, hand.moved, ["a"]).start()
+    threading.Timer(REST / 2, hand.moved, ["a"]).start()
     assert not hand.rests("a")  # a newer move
     assert hand.rests("b")  # another photograph's
     for key in range(2 * Hand.KEPT):

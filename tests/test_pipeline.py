@@ -71,6 +71,8 @@ def test_sixteen_bits_come_back(identity, tmp_path):
     deep = GENERATOR.integers(0, 65536, (9, 12, 4), dtype=np.uint16)
     gray = identity(Image.fromarray(deep[..., 0]))
     assert gray.mode == "I;16" and np.array_equal(np.asarray(gray), deep[..., 0])
+    wide = identity(Image.fromarray(deep[..., 0].astype(np.int32)))  # mode "I", as PIL reads some files of 16 bits
+    assert np.array_equal(np.asarray(wide), deep[..., 0])
     save_image(deep, tmp_path / "deep.png")
     for source in (deep, tmp_path / "deep.png", str(tmp_path / "deep.png")):
         restored = identity(source)
@@ -171,6 +173,7 @@ def test_a_mask_weighs_where_it_is_white(pipe):
         ({"preset": "mse", "loss_weights": {"pixel": 1.0}}, "give it or loss_weights"),
         ({"loss_weights": {"phase": 1.0}}, "Unknown loss terms"),
         ({"loss_weights": {"pixel": np.ones((2, 2, 2))}}, "pixel must be a number or a map"),
+        ({"loss_weights": {"pixel": 1 - PIXELS[..., 0] // 255}}, "do not say what is 1"),
         ({"noise_level": 25}, r"must lie in \[0, 1\]"),
         ({"noise_level": float("nan")}, r"must lie in \[0, 1\]"),
         ({"high_frequency_emphasis": -1.0}, "high_frequency_emphasis"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.test_training import ROOT, SMOKE, metrics, run
+from tests.test_training import ROOT, SMOKE, metrics, run, run_here
 from training.checkpoints import checkpoints
 
 TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
@@ -110,3 +111,18 @@ def test_ctrl_c_saves_and_says_how_to_go_on(processes, unbroken, tmp_path, image
     assert int(saved.name.split("-")[1]) >= 4
     assert not (tmp_path / "model").exists()
     assert "--resume true goes on from there" in (tmp_path / "printed.txt").read_text()
+
+
+def test_nobody_goes_on_past_the_end(tmp_path, image_folder):
+    run_here(tmp_path, image_folder, "--max_steps", "3")
+    with pytest.raises(ValueError, match="past max_steps=2"):
+        run_here(tmp_path, image_folder, "--max_steps", "2", "--resume", "true")
+
+
+def test_a_run_goes_on_with_as_many_processes(tmp_path, image_folder):
+    run_here(tmp_path, image_folder, "--max_steps", "3", "--stop_at_step", "2")
+    progress = tmp_path / "checkpoint-0000002" / "progress.json"
+    assert json.loads(progress.read_text())["processes"] == 1
+    progress.write_text(progress.read_text().replace('"processes": 1', '"processes": 2'))
+    with pytest.raises(ValueError, match="of 2 processes, here are 1"):
+        run_here(tmp_path, image_folder, "--max_steps", "3", "--resume", "true")

@@ -189,6 +189,6 @@ def test_who_cannot_be_taught_is_told(model):
             Teacher(ViTUNetForImageDenoising(fixed), share=0.7).check_learner(tiny_config())
     with pytest.raises(ValueError, match=r"pixel term alone.*wavelet"):
         teacher.check_learner(tiny_config(**several, one_loss=True))
-    gray = {"num_channels": 1, "vit_image_mean": (0.5,), "vit_image_std": (0.5,)}
+    gray = {"num_channels": 1, "vit_image_mean": (0.5,), "vit_image_std": (0.5,), "use_vit": False}
     with pytest.raises(ValueError, match=r"3 channels.* 1:"):
         teacher.check_learner(tiny_config(**gray))

@@ -310,6 +310,9 @@ def test_bad_recipes_are_refused(tmp_path, content, message):
         {"scales": [1, 0.5], "crop_size": 0},
         {"scales": [1, 0.5], "noisy_column": "noisy"},
         {"model": "folder", "model_config": {"use_vit": False}},
+        {"backbone": "other", "model": "folder"},
+        {"corner_probability": 0.0, "teacher": "folder"},
+        {"max_grad_norm": 0.0},
     ],
 )
 def test_bad_arguments_are_refused(overrides):
@@ -346,9 +349,8 @@ def test_a_teacher_takes_the_place_of_the_clean_image(tmp_path, image_folder):
     run_here(tmp_path / "plain", image_folder, *common, "--max_steps", "2")
     run_here(tmp_path / "taught", image_folder, *common, *teacher, "--max_steps", "2")
     plain, taught = (metrics(tmp_path / name)[0]["pixel"] for name in ("plain", "taught"))
-    assert plain > 1e-3 and taught == pytest.approx(
-        0, abs=1e-9
-    )  # from the clean images, and from what it makes of them
+    assert plain > 1e-3  # from the clean images
+    assert taught == pytest.approx(0, abs=1e-9)  # from what it makes of them
     one_loss = ("--sample_losses", "false", "--loss_weights", '{"pixel": 0.5, "wavelet": 0.5}')
     with pytest.raises(ValueError, match="pixel term alone"):
         run_here(tmp_path / "wrong", image_folder, *common, *teacher, *one_loss)
@@ -372,6 +374,11 @@ def test_a_network_of_half_precision_is_trained_in_float32(tmp_path, image_folde
     run_here(tmp_path / "run", image_folder, *start)
     saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.float32}
+
+
+def test_a_stream_that_holds_nothing_out(tmp_path, image_folder):
+    run_here(tmp_path, image_folder, "--streaming", "true", "--validation_size", "0", "--max_steps", "2")
+    assert [line["unreadable"] for line in metrics(tmp_path)] == [0, 0]
 
 
 def test_a_stream_may_begin_with_a_file_that_is_no_image(tmp_path, image_folder):

@@ -35,7 +35,9 @@ class TrainingArguments:
         default=None,
         metadata={"help": "Folders whose images come several times an epoch: {photos: 3} (JSON on the command line)."},
     )
-    keep_images: bool = field(default=True, metadata={"help": "Keep decoded images in memory (3 bytes a pixel)."})
+    keep_images: bool = field(
+        default=True, metadata={"help": "Keep decoded images in memory (3 bytes a pixel, in each loader)."}
+    )
     data_on_device: bool = field(
         default=False, metadata={"help": "Keep them in the accelerator's memory; crops and noise are made there."}
     )
@@ -189,6 +191,8 @@ class TrainingArguments:
         for name in ("blind_probability", "corner_probability", "map_probability", "teacher_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1].")
+        if self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm={self.max_grad_norm} leaves no gradient: give a large one for no limit.")
         if self.crop_size < 0:
             raise ValueError(f"crop_size={self.crop_size} must be positive, or 0 for whole images.")
         if self.crop_schedule and (not self.crop_size or min(self.crop_schedule.values()) < 1):
@@ -213,6 +217,10 @@ class TrainingArguments:
     def _check_combinations(self) -> None:
         if self.model and self.model_config:
             raise ValueError(f"model={self.model!r} has its own config: leave out model_config={self.model_config}.")
+        if self.model and self.backbone:
+            raise ValueError(f"model={self.model!r} has its own ViT: leave out backbone={self.backbone!r}.")
+        if self.teacher and self.sample_losses and not self.corner_probability:
+            raise ValueError("A teacher teaches where the whole weight is on pixel: raise corner_probability above 0.")
         if self.teacher and not self.crop_size:
             raise ValueError(f"teacher={self.teacher!r} is shown turned crops, which are square: set crop_size.")
         if self.teacher and self.batch_size % SYMMETRIES:

@@ -48,7 +48,9 @@ class Data:
         self.repeats = (
             None if arguments.streaming else folder_repeats(dataset, arguments.image_column, arguments.folder_repeats)
         )
-        self.stores = None if arguments.streaming else self._stores(dataset, arguments.keep_images)
+        keep = arguments.keep_images and not arguments.data_on_device
+        self.stores = None if arguments.streaming else self._stores(dataset, keep)
+        self.streamed: StreamedSamples | None = None
 
         sampler, names = None, tuple(config.conditioned_terms)
         if names and arguments.sample_losses:
@@ -72,13 +74,13 @@ class Data:
     def _split(self, dataset):
         """-> the images to train on, and those held out."""
         arguments, size = self.arguments, self.arguments.validation_size
+        if not size:
+            return dataset, None
         if arguments.streaming:  # the first of the stream, which are then passed over
             rows = list(undecoded(dataset, self.columns).take(size))
             return dataset.skip(size), datasets.Dataset.from_list(rows, features=dataset.features)
         if len(dataset) <= size:
             raise ValueError(f"{arguments.dataset} holds {len(dataset)} images: lower validation_size={size}.")
-        if not size:
-            return dataset, None
         parts = dataset.train_test_split(size, seed=arguments.seed)
         return parts["train"], parts["test"]
 
@@ -88,7 +90,9 @@ class Data:
     @property
     def unreadable(self) -> int:
         """Images that could not be decoded so far."""
-        return int(torch.stack([store.unreadable for store in self.stores]).any(0).sum()) if self.stores else 0
+        if self.stores:
+            return int(torch.stack([store.unreadable for store in self.stores]).any(0).sum())
+        return self.streamed.unreadable if self.streamed else 0
 
     def batches(self, accelerator: Accelerator, step: int) -> Iterable[dict[str, Tensor]]:
         """The batches of this process from a step to the end of the run, on its device."""
@@ -112,8 +116,8 @@ class Data:
         common["generator"] = torch.Generator()  # of its own: the global one belongs to dropout, and is restored
         if arguments.streaming:
             share = arguments.shuffle_buffer, arguments.batch_size, *rank
-            samples = StreamedSamples(self.maker, self.dataset, self.columns, first, length, *share)
-            return (send_to_device(batch, accelerator.device) for batch in DataLoader(samples, **common))
+            self.streamed = StreamedSamples(self.maker, self.dataset, self.columns, first, length, *share)
+            return (send_to_device(batch, accelerator.device) for batch in DataLoader(self.streamed, **common))
         # Where images are not kept, those that wait would take the memory that is to be spared.
         alone = accelerator.num_processes == 1 and not arguments.num_workers and arguments.keep_images
         noisy = self.stores[1] if arguments.noisy_column else None

@@ -50,9 +50,16 @@ def save_checkpoint(
 
 
 def load_checkpoint(accelerator: Accelerator, folder: Path, ema: nn.Module) -> dict:
-    """Restores what `save_checkpoint` saved -> its `progress`."""
+    """Restores what `save_checkpoint` saved -> its `progress`.
+
+    Raises `ValueError` where the run had another number of processes, whose batches and random states these were.
+    """
+    progress = json.loads((folder / "progress.json").read_text())
+    processes = progress.get("processes", accelerator.num_processes)
+    if processes != accelerator.num_processes:
+        raise ValueError(f"{folder} is of {processes} processes, here are {accelerator.num_processes}: start as many.")
     accelerator.load_state(str(folder))
     averaged = load_file(folder / "ema.safetensors")
     averaged.pop("n_averaged", None)  # of runs that were begun when torch's AveragedModel held the weights
     ema.load_state_dict({name.removeprefix("module."): value for name, value in averaged.items()})
-    return json.loads((folder / "progress.json").read_text())
+    return progress

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,15 +40,19 @@ def load_images(
     """Images by name of their column, clean ones and perhaps noisy ones: what `datasets` can read.
 
     `name_or_path` is a Hub dataset, a folder of images (searched recursively; with a `metadata.jsonl`, pairs:
-    `noisy_file_name` and `clean_file_name` give the columns `noisy` and `clean`), a Parquet file, or a folder of them.
+    `noisy_file_name` and `clean_file_name` give the columns `noisy` and `clean`), a Parquet file, or a folder of them:
+    those that are named after the split, as on the Hub, or all where none is.
     """
     path = Path(name_or_path)
     if path.is_dir() and not any(path.rglob("*.parquet")):
         # Named as one split, because `data_dir` would sort files into splits by words such as "test" in their names.
         source = ("imagefolder", {"data_files": {split: [f"{glob.escape(name_or_path)}/**"]}, "drop_labels": True})
-    elif path.is_dir() or path.suffix == ".parquet":
-        pattern = f"{glob.escape(name_or_path)}/**/*.parquet" if path.is_dir() else name_or_path
-        source = ("parquet", {"data_files": {split: [pattern]}})
+    elif path.is_dir():
+        files = sorted(path.rglob("*.parquet"))
+        of_split = [file for file in files if re.match(rf"{re.escape(split)}[-.]", file.name)]
+        source = ("parquet", {"data_files": {split: [glob.escape(str(file)) for file in of_split or files]}})
+    elif path.suffix == ".parquet":
+        source = ("parquet", {"data_files": {split: [name_or_path]}})
     elif path.is_absolute() or path.exists():
         raise ValueError(f"{name_or_path} is no folder and no Parquet file: name one, or a dataset on the Hub.")
     else:
@@ -64,6 +69,8 @@ def load_images(
     if not streaming and not len(dataset):
         raise ValueError(f"{name_or_path} holds no images.")
     dataset = dataset.select_columns(columns)
+    if dataset.features is None:  # of a stream whose features nobody has stated
+        return dataset.cast(datasets.Features({column: datasets.Image() for column in columns}))
     for column in columns:
         dataset = dataset.cast_column(column, datasets.Image())
     return dataset
@@ -112,7 +119,7 @@ class ImageStore(Dataset):
 
     def _decoded(self, index: int) -> Tensor | None:
         try:
-            image = to_uint8(self.dataset[index][self.image_column])
+            image = to_uint8(self.dataset[self.image_column][index])  # and no other column's
         except UNREADABLE as error:
             self.unreadable[index] = True
             warnings.warn(f"image {index} cannot be decoded and is skipped: {error}", stacklevel=2)

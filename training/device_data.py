@@ -55,9 +55,9 @@ class DeviceBatches:
             image = symmetric_pad(image, max(largest, image.shape[-2]), max(largest, image.shape[-1]))
             for scale in self.scales:
                 copy = _at_scale(image, max(scale, largest / min(image.shape[-2:])))
-                rows.append(copy.flatten().to(device))
+                rows.append(copy.flatten())
                 sizes.append(copy.shape[-2:])
-        self.pixels = torch.cat(rows)  # in one row, so that a batch is a single gather
+        self.pixels = torch.cat(rows).to(device)  # in one row, so that a batch is a single gather
         self.sizes = torch.tensor(sizes)  # (N, 2)
         lengths = 3 * self.sizes.prod(1)
         self.starts = lengths.cumsum(0) - lengths  # (N,)

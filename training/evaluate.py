@@ -267,6 +267,11 @@ def main(argv: list[str] | None = None) -> dict:
             images = images.select(range(min(arguments.limit, len(images))))
         stores[name] = ImageStore(images, arguments.image_column, keep=False)
     model = FunctionDenoiser.from_name(arguments.function) if arguments.function else load_model(arguments.model)
+    if arguments.model and model.config.one_loss and settings != [Setting("default")]:
+        raise ValueError(
+            f"{arguments.model} was trained for its default loss alone: leave out preset, loss_weights, sweep and "
+            "high_frequency_emphasis."
+        )
     model = SelfEnsemble(model) if arguments.self_ensemble else model
     told = arguments.tell_noise_level or bool(arguments.function)
 

@@ -2,7 +2,7 @@
 
     python -m training.grow --model checkpoints/vit-unet-denoiser --output_dir runs/grown \\
         --model_config '{"hidden_sizes": [48, 96, 128, 160], "vit_projection_sizes": [160]}'
-    accelerate launch -m training.train training/recipes/denoiser_small.yaml --model runs/grown --dataset FOLDER
+    python -m training.train training/recipes/denoiser_small.yaml --model runs/grown --dataset FOLDER
 
 After Net2Net (Chen et al. 2016). Old channels keep their weights and take nothing from new ones; new channels see
 everything from the start, and are heard as soon as training lets them. New residual blocks begin as the identity. The

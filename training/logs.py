@@ -25,8 +25,12 @@ class Averages:
         self.batches = state["batches"]
         self.start_clock()
 
-    def state(self) -> dict:
-        return {"sums": {name: value.item() for name, value in self.sums.items()}, "batches": self.batches}
+    def state(self, accelerator: Accelerator) -> dict:
+        """Of all processes, which take part in this: each goes on from the mean of their sums."""
+        if not self.sums:
+            return {"sums": {}, "batches": 0}
+        sums = accelerator.reduce(torch.stack(list(self.sums.values())), "mean").tolist()
+        return {"sums": dict(zip(self.sums, sums, strict=True)), "batches": self.batches}
 
     def start_clock(self) -> None:
         self.images, self.waited, self.started = 0, 0.0, time.perf_counter()

@@ -42,6 +42,7 @@ class StreamedSamples(IterableDataset):
     ) -> None:
         self.maker, self.columns, self.first, self.length, self.buffer = maker, columns, first, length, buffer
         self.batch_size, self.process, self.processes = batch_size, process, processes
+        self.unreadable = 0  # images of this process that could not be decoded, each as often as it was met
         self.dataset = undecoded(dataset, columns)  # so that passing over an image costs no decoding
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -53,6 +54,7 @@ class StreamedSamples(IterableDataset):
             if sample // self.batch_size % self.processes == self.process:
                 images = self._decoded(row)
                 if images is None:
+                    self.unreadable += 1
                     if epoch > last_epoch + 1:
                         raise ValueError("None of the streamed images can be decoded.")
                     continue
@@ -78,6 +80,7 @@ class StreamedSamples(IterableDataset):
             try:
                 images.append(to_uint8(datasets.Image().decode_example(source)))  # which reaches files on the Hub
             except UNREADABLE as error:
-                warnings.warn(f"{source['path']} cannot be decoded and is skipped: {error}", stacklevel=2)
+                name = (source or {}).get("path") or "an image"
+                warnings.warn(f"{name} cannot be decoded and is skipped: {error}", stacklevel=2)
                 return None
         return images

@@ -4,7 +4,8 @@
 
 Bare means forward, loss, backward and optimiser on one batch that never changes: no data, no averaged weights, no log.
 The run is `training.train` itself, looked at twice: in its first epoch, in which every image is decoded, and after it
-(after `LONGEST` steps, where it would take more). The two take turns, and medians are shown.
+(after `LONGEST` steps, where it would take more). An epoch that is over before its steps could be timed apart is not
+looked at. The two take turns, and medians are shown.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from accelerate.state import AcceleratorState
 
 from training.arguments import TrainingArguments, parse_arguments
 from training.batches import Data
-from training.data import load_images
+from training.data import folder_repeats, load_images
 from training.optimizers import build_optimizer
 from training.train import build_accelerator, build_model, compile_parts, step_function, train
 
@@ -49,7 +50,7 @@ def bare_images_per_second(arguments: TrainingArguments) -> float:
 
 
 def run_images_per_second(arguments: TrainingArguments, output_dir: Path) -> list[tuple[float, float]]:
-    """-> images per second and the share of the time spent waiting for data, in the first epoch and after it."""
+    """-> images per second and the share of the time spent waiting for data, early and late."""
     train(dataclasses.replace(arguments, output_dir=str(output_dir)))
     lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
     # The first line covers the first, slower steps.
@@ -57,8 +58,11 @@ def run_images_per_second(arguments: TrainingArguments, output_dir: Path) -> lis
 
 
 def steps_of_an_epoch(arguments: TrainingArguments) -> int:
+    if arguments.streaming:  # how long it is nobody knows
+        return LONGEST
     images = load_images(arguments.dataset, arguments.dataset_split, arguments.image_column)
-    return min(-(-len(images) // arguments.batch_size), LONGEST)
+    visits = sum(folder_repeats(images, arguments.image_column, arguments.folder_repeats))
+    return min(-(-visits // arguments.batch_size), LONGEST)
 
 
 def _finish(device: torch.device) -> None:
@@ -68,7 +72,8 @@ def _finish(device: torch.device) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
-    lines = -(-steps_of_an_epoch(arguments) // STEPS) + 1  # of the log
+    epoch = steps_of_an_epoch(arguments)
+    lines = max(-(-epoch // STEPS) + 1, 2)  # of the log
     short = {"max_steps": lines * STEPS, "logging_steps": STEPS, "validation_size": 0, "strip_steps": 0}
     short |= {"log_with": "none", "checkpoint_steps": 10**9, "gradient_accumulation_steps": 1, "crop_schedule": None}
     arguments = dataclasses.replace(arguments, **short)
@@ -82,7 +87,10 @@ def main() -> None:
     pixels, fast = arguments.crop_size**2, statistics.median(bare)
     print(f"{torch.get_num_threads()} threads, batches of {arguments.batch_size} x {arguments.crop_size}^2 pixels")
     print(f"bare network  {fast / arguments.batch_size:7.2f} steps/s {fast * pixels / 1e6:8.3f} megapixels/s")
-    for name, seen in zip(("first epoch", "after it"), zip(*runs, strict=True), strict=True):
+    early, late = zip(*runs, strict=True)
+    for name, seen in (("first epoch", early), ("after it", late)):
+        if seen is early and epoch < 2 * STEPS:
+            continue
         kept, waited = (statistics.median(values) for values in zip(*seen, strict=True))
         print(f"{name:<14}{kept / arguments.batch_size:7.2f} steps/s {kept * pixels / 1e6:8.3f} megapixels/s", end="")
         print(f"{100 * kept / fast:8.1f} % kept; waiting for data {100 * waited:.1f} % of a step")

@@ -1,6 +1,7 @@
 """Trains the denoiser with Accelerate.
 
-    accelerate launch -m training.train training/recipes/denoiser_small.yaml --dataset my_photos --output_dir runs/mine
+    accelerate launch -m training.train training/recipes/denoiser_base.yaml --dataset my_photos --output_dir runs/mine
+    python -m training.train training/recipes/denoiser_small.yaml --dataset my_photos    # on a CPU: with all its cores
 
 One step: a batch of noisy crops, each with its own setting of the controls, is restored, and every image is charged by
 its own weighted loss. The averaged weights (EMA) are validated and saved.
@@ -250,7 +251,7 @@ def train(arguments: TrainingArguments) -> None:
     if arguments.cuda_graph and (accelerator.device.type != "cuda" or accelerator.num_processes > 1):
         raise ValueError(
             f"cuda_graph needs one process on a CUDA device; here are {accelerator.num_processes} on "
-            f"{accelerator.device}: set it to false."
+            f"{accelerator.device}: start it with `accelerate launch --num_processes 1`, or set it to false."
         )
     set_seed(arguments.seed)
     torch.backends.cudnn.benchmark = bool(arguments.crop_size)  # crops of one size: try once which kernels are fast
@@ -275,6 +276,8 @@ def train(arguments: TrainingArguments) -> None:
     if newest:
         progress = load_checkpoint(accelerator, newest[0], ema)
         step, averages = progress["step"], Averages(progress["averages"])
+        if step > arguments.max_steps:
+            raise ValueError(f"{newest[0]} is past max_steps={arguments.max_steps}: raise it, or take its model.")
     samples_per_step = arguments.batch_size * arguments.gradient_accumulation_steps * accelerator.num_processes
     if arguments.grid_penalty and config.loss_balance != "log":
         raise ValueError(
@@ -329,7 +332,11 @@ def train(arguments: TrainingArguments) -> None:
                     path = output_dir / "strips" / f"step-{step:07d}.png"
                     save_strip(ema, *data.held_out[0], path)
                 if step % arguments.checkpoint_steps == 0 or last or stopping:
-                    progress = {"step": step, "averages": averages.state()}
+                    progress = {
+                        "step": step,
+                        "processes": accelerator.num_processes,
+                        "averages": averages.state(accelerator),
+                    }
                     save_checkpoint(accelerator, output_dir, step, ema, progress, arguments.keep_checkpoints)
             if stopping:
                 break

@@ -1,7 +1,7 @@
 """Gives a trained network the sliders of another one of the same shape, and leaves what it does by default as it is.
 
     python -m training.transplant --model runs/longer/model --controls runs/denoiser_base/model --output_dir runs/mended
-    accelerate launch -m training.train training/recipes/sliders.yaml --model runs/mended --dataset FOLDER
+    python -m training.train training/recipes/sliders.yaml --model runs/mended --dataset FOLDER
 
 For a network that was trained on from another one and no longer listens to its controls, or was never asked to. Every
 modulation gets the other network's weights, which say how far each channel moves with the controls, and a bias that
@@ -41,7 +41,7 @@ def transplant_controls(model: ViTUNetForImageDenoising, donor: ViTUNetForImageD
         raise ValueError(f"The networks differ in {different[:3]}: sliders fit between networks of one shape only.")
 
     pixels = torch.zeros(1, model.config.num_channels, model.config.stride, model.config.stride, device=model.device)
-    controls = model.controls(pixels, pixels.shape[-2:])  # at their defaults
+    controls = model.control_input(pixels, pixels.shape[-2:])  # at their defaults
     before, after = model.condition(controls), donor.condition(controls)
     donated = dict(donor.named_modules())
     for name, module in model.named_modules():

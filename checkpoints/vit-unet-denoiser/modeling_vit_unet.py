@@ -44,7 +44,7 @@ class ImageDenoisingOutput(ImageSuperResolutionOutput):
 class EncodedImage(NamedTuple):
     """What `encode` knows of an image, and all that `decode` needs."""
 
-    pixel_values: Tensor  # (B, C, H', W') padded to the stride
+    padded: Tensor  # (B, C, H', W'), the images extended to the stride, in the precision in which they came
     skips: list[Tensor]  # per level, finest first: (B, hidden_sizes[level], H' / s, W' / s)
     bottleneck: Tensor  # (B, C_bottleneck, H' / stride, W' / stride), the ViT's features joined
     size: tuple[int, int]  # H, W before padding
@@ -59,6 +59,7 @@ class ViTUNetForImageDenoising(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _supports_sdpa = True
+    supports_gradient_checkpointing = True  # of the ViT's layers
     _no_split_modules = ["ConvBlock"]
 
     def __init__(self, config: ViTUNetConfig) -> None:
@@ -109,9 +110,14 @@ class ViTUNetForImageDenoising(PreTrainedModel):
                 has them.
             config: settings of the denoiser; its `vit_config` is replaced. Default: [`ViTUNetConfig`]'s.
             overrides: fields of the config to change.
+
+        Raises `ValueError` for a config without a ViT.
         """
         settings = (config or ViTUNetConfig()).to_dict()
         settings.pop("model_type", None)
+        settings |= overrides
+        if not settings["use_vit"]:
+            raise ValueError("use_vit=False leaves no place for a backbone: set it to True.")
         settings |= _image_normalisation(name_or_path) | overrides
         settings["vit_config"] = AutoConfig.from_pretrained(name_or_path)
         model = cls(ViTUNetConfig(**settings))
@@ -138,18 +144,17 @@ class ViTUNetForImageDenoising(PreTrainedModel):
                 (B, 1, h, w). NaN, or no level at all, means unknown.
             vit_map: `vit_features` of the padded image, where they are known.
         """
-        self._check_image(pixel_values)
-        height, width = pixel_values.shape[-2:]
-        stride = self.config.stride
-        padded = symmetric_pad(pixel_values, height + -height % stride, width + -width % stride)
+        padded = self.pad(pixel_values)
+        size = tuple(pixel_values.shape[-2:])
         noise = self._noise_input(noise_level, pixel_values)
         if noise is not None:
-            noise = on_finest_grid(noise, (height, width), padded.shape[-2:], self.config.pixel_unshuffle)
-        skips, features = self.encoder(padded, noise)
+            noise = on_finest_grid(noise, size, padded.shape[-2:], self.config.pixel_unshuffle)
+        seen = padded.to(self.dtype)  # half precision is for features: what the noise is taken from keeps its own
+        skips, features = self.encoder(seen, noise)
         if self.vit_features is not None:
-            tokens = self.vit_features(padded) if vit_map is None else vit_map
+            tokens = self.vit_features(seen) if vit_map is None else vit_map
             features = torch.cat([features, tokens], 1) if self.config.vit_join == "concat" else features + tokens
-        return EncodedImage(padded, skips, features, (height, width))
+        return EncodedImage(padded, skips, features, size)
 
     def decode(
         self,
@@ -166,17 +171,15 @@ class ViTUNetForImageDenoising(PreTrainedModel):
                 [`balanced_weights`] makes of them: the pixel term keeps a share however high another one goes.
             high_frequency_emphasis: g >= 0, in the same forms. Default: the config's.
         """
-        controls = self.controls(encoded.pixel_values, encoded.size, loss_weights, high_frequency_emphasis)
+        controls = self.control_input(encoded.padded, encoded.size, loss_weights, high_frequency_emphasis)
         return self.expand(encoded, controls)
 
     def expand(self, encoded: EncodedImage, controls: Tensor | None) -> Tensor:
-        """`decode`, for controls that [`controls`] has prepared -> (B, C, H, W)."""
-        conditions: list[Tensor | None] = [None] * len(self.config.hidden_sizes)
-        if controls is not None:
-            conditions = [self.condition(level) for level in self._pyramid(controls)]
+        """`decode`, for controls that [`control_input`] has prepared -> (B, C, H, W)."""
+        conditions = self._conditions(controls)
         output = self.decoder(encoded.skips, encoded.bottleneck, conditions)
         if self.config.residual:
-            output = encoded.pixel_values - output
+            output = encoded.padded - output
         height, width = encoded.size
         return output[..., :height, :width]
 
@@ -240,13 +243,18 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         loss = self.criterion.combine(seen, by_name).mean()
         return loss, {name: value.detach().mean() for name, value in terms.items()}
 
-    def controls(
+    def pad(self, pixel_values: Tensor) -> Tensor:
+        """Images (B, C, H, W) extended to the stride: (B, C, H', W'). Raises `ValueError` for anything else."""
+        self._check_image(pixel_values)
+        return symmetric_pad(pixel_values, *(side + -side % self.config.stride for side in pixel_values.shape[-2:]))
+
+    def control_input(
         self, padded: Tensor, size: tuple[int, int], loss_weights=None, high_frequency_emphasis=None
     ) -> Tensor | None:
         """(B, K + 1, h, w): what the loss weighs, and the emphasis over its maximum; on the finest grid.
 
-        `padded` are the images (B, C, H', W') as [`encode`] extends them from `size`; the rest is as in [`decode`]. An
-        unconditioned network has none.
+        `padded` are the images (B, C, H', W') as [`pad`] extends them from `size`; the rest is as in [`decode`]. Maps
+        come to the finest grid first, whatever the size of each. An unconditioned network has no such input.
         """
         if self.condition is None:
             if loss_weights is None and high_frequency_emphasis is None:
@@ -255,21 +263,36 @@ class ViTUNetForImageDenoising(PreTrainedModel):
                 "This network was built without conditioned_terms: its loss is fixed. Leave out loss_weights and "
                 "high_frequency_emphasis, or load a conditioned network."
             )
+
+        def on_grid(control: float | Tensor) -> float | Tensor:
+            control = _without_extent(control)
+            if not isinstance(control, Tensor) or control.ndim != 4:
+                return control
+            return on_finest_grid(control.float(), size, padded.shape[-2:], self.config.pixel_unshuffle)
+
+        if loss_weights is not None:
+            loss_weights = {name: on_grid(weight) for name, weight in loss_weights.items()}
         weights, emphasis = self._weights_and_emphasis(
-            loss_weights, high_frequency_emphasis, tuple(self.config.conditioned_terms), len(padded), padded.device
+            loss_weights,
+            on_grid(high_frequency_emphasis),
+            tuple(self.config.conditioned_terms),
+            len(padded),
+            padded.device,
         )
         emphasis = emphasis / (self.config.max_high_frequency_emphasis or 1.0)
-        parts = [
-            on_finest_grid(part, size, padded.shape[-2:], self.config.pixel_unshuffle) for part in (weights, emphasis)
-        ]
-        return torch.cat(parts, dim=1).to(padded.dtype)
+        return torch.cat([weights, emphasis], dim=1).to(self.dtype)
 
-    def _pyramid(self, controls: Tensor) -> list[Tensor]:
-        """The controls on the grid of each level, finest first; without extent they are the same at all."""
-        levels = [controls]
-        for _ in self.config.hidden_sizes[1:]:
-            levels.append(F.avg_pool2d(levels[-1], 2) if controls.shape[-1] > 1 else controls)
-        return levels
+    def _conditions(self, controls: Tensor | None) -> list[Tensor | None]:
+        """The controls' embedding (B, E, h, w) on the grid of each level, finest first."""
+        levels = len(self.config.hidden_sizes)
+        if controls is None:
+            return [None] * levels
+        if controls.shape[-2:] == (1, 1):
+            return [self.condition(controls)] * levels
+        pyramid = [controls]
+        for _ in range(levels - 1):
+            pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+        return [self.condition(level) for level in pyramid]
 
     def _weights_and_emphasis(
         self, loss_weights, high_frequency_emphasis, names: tuple[str, ...], batch_size: int, device
@@ -298,11 +321,11 @@ class ViTUNetForImageDenoising(PreTrainedModel):
             return None
         level = float("nan") if noise_level is None else _without_extent(noise_level)
         level = per_image_map(torch.as_tensor(level, dtype=torch.float32), len(pixel_values), "noise_level")
-        if not holds(level.isnan() | (level >= 0) & level.isfinite()):
-            raise ValueError(f"noise_level must not be negative or infinite, got {noise_level}.")
+        if not holds(level.isnan() | (level >= 0) & (level <= 1)):
+            raise ValueError(f"noise_level={noise_level} must lie in [0, 1]: divide levels of 255 by 255.")
         unknown = level.isnan()
         known = torch.cat([level.nan_to_num(0.0), unknown.to(level.dtype)], dim=1)
-        return known.to(pixel_values.device, pixel_values.dtype, non_blocking=True)
+        return known.to(pixel_values.device, self.dtype, non_blocking=True)
 
     def _check_image(self, pixel_values: Tensor) -> None:
         channels = self.config.num_channels
@@ -323,11 +346,14 @@ def _without_extent(control: float | Tensor) -> float | Tensor:
 
 def _on_one_grid(*controls: Tensor) -> list[Tensor]:
     """Maps (B, K, h, w), the coarser ones brought to the finest of their grids."""
-    grid = [max(control.shape[dim] for control in controls) for dim in (-2, -1)]
-    return [
-        control.expand(-1, -1, *grid) if control.shape[-2:] == (1, 1) else F.interpolate(control, grid, mode="bilinear")
-        for control in controls
-    ]
+    grid = torch.Size(max(control.shape[dim] for control in controls) for dim in (-2, -1))
+
+    def on_grid(control: Tensor) -> Tensor:
+        if control.shape[-2:] in {(1, 1), grid}:
+            return control.expand(-1, -1, *grid)
+        return F.interpolate(control, grid, mode="bilinear")
+
+    return [on_grid(control) for control in controls]
 
 
 def _image_normalisation(name_or_path: str) -> dict:
