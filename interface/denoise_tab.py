@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interface.denoise_figures import FIDELITY_CORNER
 from interface.figure_tabs import FigureTabs, View
-from interface.hand import Hand
+from interface.hand import AT_REST, MOVED, Hand
 from interface.layout import stand_on_a_phone
 from interface.painting import (
     EVERYWHERE,
@@ -351,9 +351,10 @@ def build_denoise_tab(
     def redraw_after(event: Callable, **options):
         """The picture first, the measures and the figure after it: the eye does not wait for them."""
         inputs = [seen, is_open, network, painted, area, *controls, where]
-        drawn = event(redraw, inputs, [before_after, result, area, seen, is_open], **quiet, **in_turn, **options)
+        outputs = [before_after, result, area, seen, is_open]
+        drawn = event(redraw, inputs, outputs, js=MOVED, **quiet, **in_turn, **options)
         inputs = [seen, network, result, references, *controls]
-        draw_after(drawn.success(measure, inputs, [measures, references], **private).success)
+        draw_after(drawn.success(measure, inputs, [measures, references], js=AT_REST, **private).success)
         return drawn
 
     # Not preprocessed: Gradio would open the file itself, and fail without a word on one that is no image.

@@ -6,14 +6,16 @@ import time
 from collections import OrderedDict
 
 REST = 0.25  # seconds without a move
+GRACE = 0.1  # seconds of them after a picture, however long it took
 
-# The page's own part. A picture that is followed by another one asks for no measures: two calls less in the next one's
-# way. A promise that nobody keeps ends such a chain of events.
-MOVED = "(...values) => { window.moves = (window.moves || 0) + 1; return values; }"
+# The page's own part, as `js` of an event: a picture that another one follows asks for no measures, which spares the
+# next one two calls on its way. A promise that nobody keeps ends such a chain of events.
+MOVED = "(...values) => { window.moved = performance.now(); return values; }"
 AT_REST = f"""async (...values) => {{
-    const moves = window.moves;
-    await new Promise(rested => setTimeout(rested, {1000 * REST:.0f}));
-    return moves === window.moves ? values : new Promise(() => {{}});
+    const moved = window.moved;
+    const left = moved + {1000 * REST:.0f} - performance.now();
+    await new Promise(rested => setTimeout(rested, Math.max(left, {1000 * GRACE:.0f})));
+    return moved === window.moved ? values : new Promise(() => {{}});
 }}"""
 
 

@@ -8,7 +8,8 @@ PHONE = """
 @media (max-width: 768px) {
   #denoise > .column { display: contents; }
   #denoise > .column > * { flex: 1 1 100%; min-width: 0; }
-  #before-after { order: -1; position: sticky; top: 0; z-index: 10; }
+  #before-after { order: -1; position: sticky; top: 0; z-index: 50; }
+  .gradio-container { overflow: clip !important; }  /* hidden, nothing inside would stick */
 }
 """
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +89,33 @@ def test_dragging_a_slider_changes_the_picture_and_the_price(page):
     drag(page, "#weight-regional_sharpness", 0.8)
     restored_picture(page, other_than=before)
     expect(page.locator("#measures")).not_to_contain_text("Price of your setting: +0.00 dB", timeout=SECONDS)
+
+
+def test_on_a_phone_the_picture_stays_in_sight(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    picture, last = page.locator("#before-after"), page.locator("#emphasis")
+    assert picture.bounding_box()["y"] < page.locator("#photograph").bounding_box()["y"]
+    last.evaluate("slider => window.scrollBy(0, slider.getBoundingClientRect().top - 500)")
+    page.wait_for_timeout(300)
+    top, slider = picture.bounding_box(), last.bounding_box()
+    assert -1 <= top["y"] < 1 and top["y"] + top["height"] < slider["y"] < 844
+
+
+def test_measures_follow_when_the_hand_rests(page):
+    """Of moves in a row only the last one's are asked for; and they come, though earlier chains of events ended."""
+    restored_picture(page)
+    asked = []
+    page.on("request", lambda request: asked.append(request.post_data or "") if "queue/join" in request.url else None)
+    slider = page.locator("#weight-wavelet input[type=number]")
+    for value in ("0.3", "0.6", "0.9"):
+        before = restored_picture(page)
+        slider.fill(value)
+        restored_picture(page, other_than=before)
+    before = page.locator("#measures").inner_text()
+    expect(page.locator("#measures")).not_to_have_text(before, timeout=SECONDS)
+    page.wait_for_timeout(1000)
+    functions = Counter(json.loads(data)["fn_index"] for data in asked)
+    assert sorted(functions.values()) == [1, 1, 3]  # pictures, one table of measures, one figure
 
 
 def test_a_preset_sets_the_sliders(page):
