@@ -17,12 +17,12 @@ from interface.compare_tab import build_compare_tab
 from interface.denoise_tab import build_denoise_tab
 from interface.explain_tab import build_explain_tab
 from interface.loss_lab_tab import build_loss_lab_tab
-from interface.memory import keep_freed_memory
 from interface.restorer import Restorer, TrainedHere
 from interface.train_tab import build_train_tab
 from interface.training_run import Training
 from modeling import LOSS_TERMS, ViTUNetForImageDenoising
 from modeling.explain import activation_maps, layer_names
+from modeling.memory import keep_freed_memory
 
 HOME = Path(__file__).parent
 # The first example is a rock wall with cracks: texture that a denoiser likes to blur.

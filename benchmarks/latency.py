@@ -24,9 +24,9 @@ from PIL import Image
 from app import EXAMPLES, build_app
 from benchmarks.browser import chromium, slider_moved
 from benchmarks.peers import REFERENCE, CDnCNN
-from interface.memory import keep_freed_memory
 from interface.restorer import Restorer
 from modeling import ViTUNetForImageDenoising
+from modeling.memory import keep_freed_memory
 
 
 def milliseconds(action: Callable[[int], object], repeats: int) -> list[float]:

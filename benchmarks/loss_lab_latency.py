@@ -15,7 +15,7 @@ import torch
 from app import HOME
 from benchmarks.browser import chromium, slider_moved
 from interface.loss_lab_tab import build_loss_lab_tab
-from interface.memory import keep_freed_memory
+from modeling.memory import keep_freed_memory
 
 FIGURES = ("pictures", "spectra", "chart", "surfaces", "rings", "scores", "sorted")
 CONTENTS = {figure: f"#lab-{figure} img" for figure in FIGURES} | {"table": "#lab-table .virtual-row:nth-child(2)"}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modeling import EncodedImage, ViTUNetForImageDenoising
 from modeling.explain import activation_map
+from modeling.memory import give_back_freed_memory
 from modeling.pipeline_image_denoising import restore_in_tiles
 
 # noisy image, loss weights by term, emphasis, noise level or `None` -> restored image
@@ -64,12 +65,14 @@ class Restorer:
                 if self.model.vit_features is not None and self.large[0] != image_key:
                     self.large = (image_key, self.model.vit_features(self.model.pad(image)))
                 restored = restore_in_tiles(self.model, image, *controls, vit_map=self.large[1])
+            give_back_freed_memory()
             return restored[0].clamp(0, 1).float().cpu()
         key = (*image_key, noise_level)
         with self.lock:
             if key not in self.encoded:
                 image = noisy[None].to(self.model.device, memory_format=torch.channels_last)
                 self.encoded[key] = self._kept(self.model.encode(image, noise_level))
+                give_back_freed_memory()
             self.encoded.move_to_end(key)
             while self._pixels() > 9 * self.cached_pixels / 8:
                 self.encoded.popitem(last=False)

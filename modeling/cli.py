@@ -15,12 +15,14 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from PIL import Image
 from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageToImage
 
 from .image_files import FORMATS, photographs, save_restored
 from .losses import PRESETS
+from .memory import keep_freed_memory
 from .pipeline_image_denoising import ImageDenoisingPipeline
 
 
@@ -37,6 +39,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--noise_level", type=float, help="of 255. Default: the network sees for itself")
     parser.add_argument(
         "--self_ensemble", action="store_true", help="mean of eight turned and mirrored copies: eight times the time"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the features. bfloat16 takes half of the time where the processor has it, for 0.01 dB",
     )
     arguments = parser.parse_args(argv)
     try:
@@ -94,8 +102,9 @@ def destinations(paths: list[str], output: Path, overwrite: bool) -> list[tuple[
 def main(argv: list[str] | None = None) -> int:
     """-> the exit status: 1 where a photograph could not be restored."""
     arguments = parse_arguments(argv)
+    keep_freed_memory()
     try:
-        model = AutoModelForImageToImage.from_pretrained(arguments.model).eval()
+        model = AutoModelForImageToImage.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype)).eval()
         processor = AutoImageProcessor.from_pretrained(arguments.model)
     except (OSError, ValueError) as error:
         print(f"--model {arguments.model}: {error}", file=sys.stderr)

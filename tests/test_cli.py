@@ -73,6 +73,15 @@ def test_settings_reach_the_network(network, photos, tmp_path):
     assert not torch.equal(plain, changed)
 
 
+def test_half_precision_is_near(network, photos, tmp_path):
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        main([str(photos / "wall.jpg"), "--model", network, "--output", str(tmp_path / dtype), "--dtype", dtype])
+        found.append(read_photograph(tmp_path / dtype / "wall.jpg"))
+    change = (found[0] - read_photograph(photos / "wall.jpg")).abs().mean()
+    assert 0 < (found[1] - found[0]).abs().mean() < 0.1 * change
+
+
 def test_what_cannot_be_read_is_told_and_the_rest_goes_on(network, photos, tmp_path, capsys):
     (photos / "broken.png").write_bytes(b"no image")
     assert main([str(photos), "--model", network, "--output", str(tmp_path / "restored")]) == 1

@@ -12,13 +12,13 @@ import pytest
 # glibc's default, in two runs of three.
 PROGRAM = """
 import resource, torch
-from interface.memory import keep_freed_memory
+from modeling.memory import keep_freed_memory
 
 print(keep_freed_memory())
 torch.set_num_threads(1)
 for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    tensors = [torch.ones(2**21) for _ in range(8)]
+    tensors = [torch.ones(2**21) for _ in range(8)] + [torch.ones(2**24)]
     del tensors
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

@@ -23,16 +23,20 @@ def test_a_fresh_network_is_the_identity():
     assert torch.equal(output.reconstruction, images)
 
 
-def test_half_precision_is_for_features_alone():
+def test_half_precision_is_for_features_alone(tmp_path):
     """A picture is kept as it came: bf16 has 128 values from a half to 1."""
     model = ViTUNetForImageDenoising(tiny_config()).bfloat16().eval()
     images = torch.rand(1, 3, 33, 40)
     assert torch.equal(model(images, noise_level=0.1).reconstruction, images)
     whole = randomised(ViTUNetForImageDenoising(tiny_config()))
     expected = whole(images, loss_weights={"wavelet": 1.0}).reconstruction
-    restored = copy.deepcopy(whole).bfloat16()(images, loss_weights={"wavelet": 1.0}).reconstruction
-    assert restored.dtype == torch.float32
-    assert (restored - expected).abs().max() < 0.05 * (expected - images).abs().max()
+    whole.save_pretrained(tmp_path)
+    loaded = ViTUNetForImageDenoising.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    for halved in (loaded, copy.deepcopy(whole).bfloat16()):
+        restored = halved(images, loss_weights={"wavelet": 1.0}).reconstruction
+        assert restored.dtype == torch.float32
+        assert (restored - expected).abs().max() < 0.05 * (expected - images).abs().max()
 
 
 def test_checkpointed_layers_have_the_same_gradients():

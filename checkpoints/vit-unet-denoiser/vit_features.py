@@ -152,7 +152,8 @@ class ViTFeatures(nn.Module):
 
 def _encoder(config) -> nn.Module:
     """The bare encoder. `add_pooling_layer` spares weights that nothing uses; not every ViT-like model has it."""
+    dtype = torch.get_default_dtype()  # that of the whole network, which `from_pretrained` sets; not the config's own
     try:
-        return AutoModel.from_config(config, add_pooling_layer=False, dtype=torch.float32)
+        return AutoModel.from_config(config, add_pooling_layer=False, dtype=dtype)
     except TypeError:
-        return AutoModel.from_config(config, dtype=torch.float32)
+        return AutoModel.from_config(config, dtype=dtype)
