@@ -25,7 +25,7 @@ from modeling.image_files import UNREADABLE, read_photograph
 
 EXAMPLE_NOISE_LEVEL = 50  # of 255
 MAX_NOISE_LEVEL = 75
-MAX_MEGAPIXELS = 16
+MAX_MEGAPIXELS = 25  # of a camera with 24; they take four gigabytes of memory
 HOUR = 3600  # seconds that a photograph is kept after it was last looked at
 PUT_AWAY = "The photograph was put away after an hour: open it again."
 NO_REFERENCE = "No clean reference: add noise to a clean photograph to see what a setting costs."

@@ -7,7 +7,7 @@ import ctypes
 
 # Names in glibc's malloc.h, mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-KEPT = 2**31 - 1  # bytes: two gigabytes hold the features of a large tile
+KEPT = 2**29  # bytes; more did not help with 24 megapixels
 
 
 def keep_freed_memory() -> bool:
