@@ -15,9 +15,11 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from interface.chooser import QUIET, Chooser
-from interface.denoise_tab import FIDELITY_CORNER, preset_labels, scores
+from interface.denoise_figures import FIDELITY_CORNER
+from interface.denoise_tab import preset_labels
 from interface.pictures import NO_REFERENCE, PUT_AWAY, Photograph, Pictures, on_page
 from interface.restorer import AS_STARTED, Networks, Restore, TrainedHere
+from interface.scores import scores
 from interface.sliders import slider
 from modeling import PRESETS
 from modeling.losses import pixel

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import gradio as gr
 import torch
-from torch import Tensor
 
 from interface.denoise_figures import FIDELITY_CORNER
 from interface.figure_tabs import FigureTabs, View
@@ -47,25 +46,10 @@ from interface.pictures import (
     uploaded,
 )
 from interface.restorer import AS_STARTED, LIVE_MEGAPIXELS, Attention, Networks, Restore, TrainedHere
+from interface.scores import scores, scores_table
 from interface.sliders import slider
 from modeling import PRESETS
 from modeling.image_files import is_float_file, save_restored
-from modeling.metrics import psnr, sharpness_ratio, ssim
-
-
-def scores(image: Tensor, clean: Tensor) -> tuple[float, float, float]:
-    """PSNR in dB, SSIM, sharpness ratio."""
-    return psnr(image, clean), ssim(image, clean), sharpness_ratio(image, clean)
-
-
-def scores_table(rows: Mapping[str, tuple[float, float, float]]) -> str:
-    """Markdown. The last row is the present setting, the one before it the fidelity corner, which sets the price."""
-    lines = ["| | PSNR | SSIM | sharpness ratio |", "|---|---:|---:|---:|"]
-    lines += [f"| {name} | {p:.2f} dB | {s:.3f} | {r:.3f} |" for name, (p, s, r) in rows.items()]
-    *_, corner, setting = rows.values()
-    price = round(corner[0] - setting[0], 2) + 0.0  # + 0.0: no "-0.00"
-    lines.append(f"\n**Price of your setting: {price:+.2f} dB.** A sharpness ratio of 1 is right, under 1 is blurred.")
-    return "\n".join(lines)
 
 
 def preset_labels(terms: Mapping[str, str]) -> dict[str, str]:
@@ -309,7 +293,9 @@ def build_denoise_tab(
         return gr.update(choices=choices, visible=len(choices) > 1, value=name)
 
     @on_page
-    def switch(name: str):
+    def switch(name: str, current: str):
+        if name == current:  # the list was opened and left
+            return [gr.skip()] * (len(weights) + 6)
         has_sliders = networks.in_use(name)[1]
         place = gr.update(choices=places(name), visible=has_sliders, value=EVERYWHERE)
         hidden = gr.update(visible=False)
@@ -353,8 +339,9 @@ def build_denoise_tab(
         inputs = [seen, is_open, network, painted, area, *controls, where]
         outputs = [before_after, result, area, seen, is_open]
         drawn = event(redraw, inputs, outputs, js=MOVED, **quiet, **in_turn, **options)
-        inputs = [seen, network, result, references, *controls]
-        draw_after(drawn.success(measure, inputs, [measures, references], js=AT_REST, **private).success)
+        call = (measure, [seen, network, result, references, *controls], [measures, references])
+        draw_after(drawn.success(*call, js=AT_REST, **private).success)
+        drawn.failure(*call, js=AT_REST, **private)  # of the picture before, whose own turn this one may have taken
         return drawn
 
     # Not preprocessed: Gradio would open the file itself, and fail without a word on one that is no image.
@@ -384,7 +371,9 @@ def build_denoise_tab(
     if trained is not None:
         gr.on([app.load] + ([tab.select] if tab else []), look_for_networks, network, chosen, **private)
         new_setting.append(
-            chosen.change(switch, chosen, [network, where, canvas, mask, *weights, emphasis, presets], **private)
+            chosen.input(
+                switch, [chosen, network], [network, where, canvas, mask, *weights, emphasis, presets], **private
+            )
         )
     for event in new_photograph:
         drawn = redraw_after(event.success, api_visibility="private")

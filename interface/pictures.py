@@ -40,7 +40,7 @@ def on_page(handler: Callable) -> Callable:
             return handler(*arguments, **options)
         except (ValueError, ImportError, OSError, RuntimeError, MemoryError) as error:
             # Activation maps need a library of their own, and large photographs memory.
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error) or "There is not enough memory: crop or reduce the photograph.") from error
 
     return handled
 

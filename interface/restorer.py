@@ -18,6 +18,7 @@ from modeling.pipeline_image_denoising import restore_in_tiles
 
 # noisy image, loss weights by term, emphasis, noise level or `None` -> restored image
 Restore = Callable[[Tensor, Mapping[str, float | Tensor] | None, float | Tensor | None, float | None], Tensor]
+MEGAPIXEL = 10**6
 LIVE_MEGAPIXELS = 4  # up to so many an image is encoded once, and larger ones at every move
 AS_STARTED = "the app's own"  # name of the network that the app was started with
 Attention = Callable[[Tensor, float | None], Tensor]  # noisy image, noise level or `None` -> (1, 1, h, w) in [0, 1]
@@ -34,7 +35,7 @@ class Restorer:
             a pixel). An image of more pixels is restored in tiles.
     """
 
-    def __init__(self, model: ViTUNetForImageDenoising, cached_pixels: int = LIVE_MEGAPIXELS * 10**6) -> None:
+    def __init__(self, model: ViTUNetForImageDenoising, cached_pixels: int = LIVE_MEGAPIXELS * MEGAPIXEL) -> None:
         self.model, self.cached_pixels = model, cached_pixels
         self.terms = model.config.steerable_terms
         # Where the processor has bf16, a slider's move takes a quarter to two thirds of the time, and a large image
@@ -60,19 +61,22 @@ class Restorer:
         image_key = (hashlib.sha256(noisy.numpy()).hexdigest(), tuple(noisy.shape))
         if noisy[0].numel() > self.cached_pixels:
             controls = loss_weights, high_frequency_emphasis, noise_level
-            with self.lock, torch.autocast("cpu", torch.bfloat16, enabled=self.in_bf16):
-                image = noisy[None].to(self.model.device, memory_format=torch.channels_last)
-                if self.model.vit_features is not None and self.large[0] != image_key:
-                    self.large = (image_key, self.model.vit_features(self.model.pad(image)))
-                restored = restore_in_tiles(self.model, image, *controls, vit_map=self.large[1])
-            give_back_freed_memory()
+            try:
+                with self.lock, torch.autocast("cpu", torch.bfloat16, enabled=self.in_bf16):
+                    image = noisy[None].to(self.model.device, memory_format=torch.channels_last)
+                    if self.model.vit_features is not None and self.large[0] != image_key:
+                        self.large = (image_key, self.model.vit_features(self.model.pad(image)))
+                    restored = restore_in_tiles(self.model, image, *controls, vit_map=self.large[1])
+            finally:
+                give_back_freed_memory()
             return restored[0].clamp(0, 1).float().cpu()
         key = (*image_key, noise_level)
         with self.lock:
             if key not in self.encoded:
                 image = noisy[None].to(self.model.device, memory_format=torch.channels_last)
                 self.encoded[key] = self._kept(self.model.encode(image, noise_level))
-                give_back_freed_memory()
+                if noisy[0].numel() > MEGAPIXEL:
+                    give_back_freed_memory()
             self.encoded.move_to_end(key)
             while self._pixels() > 9 * self.cached_pixels / 8:
                 self.encoded.popitem(last=False)

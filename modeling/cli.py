@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor, AutoModelForImageToImage
 
 from .image_files import FORMATS, photographs, save_restored
 from .losses import PRESETS
-from .memory import keep_freed_memory
+from .memory import give_back_freed_memory, keep_freed_memory
 from .pipeline_image_denoising import ImageDenoisingPipeline
 
 
@@ -122,7 +122,8 @@ def main(argv: list[str] | None = None) -> int:
             save_restored(denoise(str(source), return_tensors=True, **arguments.controls), source, target)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:  # the next one may be smaller
             failed += 1
-            tqdm.write(f"{source}: {error}", file=sys.stderr)
+            tqdm.write(f"{source}: {str(error) or 'there is not enough memory'}", file=sys.stderr)
+            give_back_freed_memory()
     return int(failed > 0)
 
 

@@ -196,7 +196,7 @@ def restore_in_tiles(
     stride, unshuffle = model.config.stride, model.config.pixel_unshuffle
     controls = model.control_input(padded, size, loss_weights, high_frequency_emphasis)
     if vit_map is None and model.vit_features is not None:
-        vit_map = model.vit_features(padded.to(model.dtype))
+        vit_map = model.vit_features(padded)
     if isinstance(noise_level, Tensor) and noise_level.ndim == 4:
         noise_level = on_finest_grid(noise_level, size, padded_size, unshuffle)
 

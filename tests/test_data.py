@@ -168,7 +168,13 @@ def test_of_a_folder_of_parquet_files_the_split_is_read(tmp_path, image_folder):
     rows = list(dataset)
     for name, part in (("train-00000-of-00001", rows[:3]), ("test-00000-of-00001", rows[3:5])):
         datasets.Dataset.from_list(part, features=dataset.features).to_parquet(tmp_path / f"{name}.parquet")
-    assert [len(load_images(str(tmp_path), split)) for split in ("train", "test", "validation")] == [3, 2, 5]
+    assert [len(load_images(str(tmp_path), split)) for split in ("train", "test")] == [3, 2]
+    with pytest.raises(ValueError, match=r"holds the splits \['test', 'train'\], and no 'validation'"):
+        load_images(str(tmp_path), "validation")
+    converted = tmp_path / "converted" / "default" / "test"
+    converted.mkdir(parents=True)
+    (tmp_path / "test-00000-of-00001.parquet").rename(converted / "0000.parquet")
+    assert len(load_images(str(tmp_path / "converted"), "test")) == 2
 
 
 def test_an_empty_cell_is_passed_over(tmp_path):

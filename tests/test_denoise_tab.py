@@ -17,10 +17,11 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from interface.denoise_tab import build_denoise_tab, preset_labels, scores_table
+from interface.denoise_tab import build_denoise_tab, preset_labels
 from interface.painting import backdrop, held_where, painted_area, sharp_area
 from interface.pictures import PUT_AWAY, Pictures, opened
 from interface.restorer import AS_STARTED, Networks, Restorer, TrainedHere
+from interface.scores import scores_table
 from modeling import LOSS_TERMS, PRESETS, ViTUNetForImageDenoising
 from modeling.image_files import read_photograph
 from tests.conftest import randomised, tiny_config
@@ -305,9 +306,10 @@ def test_the_setting_holds_where_the_chosen_network_looks(model, trained, photo)
     setting = [*(0.5 for _ in own.terms), 0.0, True, 25, "looked at"]
     area = page["redraw"](photograph, False, "other", None, (None, None), *setting)[2][1]
     assert torch.equal(area, trained.restorer("other").attention(photograph.noisy))
-    place = page["switch"]("without a ViT")[1]
+    place = page["switch"]("without a ViT", "other")[1]
     assert "looked at" not in [value for _, value in place["choices"]]
-    assert "looked at" in [value for _, value in page["switch"]("other")[1]["choices"]]
+    assert "looked at" in [value for _, value in page["switch"]("other", "without a ViT")[1]["choices"]]
+    assert page["switch"]("other", "other") == [gr.skip()] * (len(own.terms) + 6)  # the list was opened and left
     with pytest.raises(gr.Error, match="has no ViT"):
         page["redraw"](photograph, False, "without a ViT", None, (None, None), *setting)
 

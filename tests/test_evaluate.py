@@ -156,6 +156,14 @@ def test_a_sweep_by_command(saved, image_folder, tmp_path, capsys):
     torch.testing.assert_close(blind, rows[10]["psnr"])
 
 
+def test_half_precision_by_command(saved, image_folder):
+    common = ["--model", saved, "--dataset", str(image_folder), "--noise_level", "25", "--limit", "1"]
+    whole, half = (main([*common, "--dtype", dtype]) for dtype in ("float32", "bfloat16"))
+    values = [result["sets"][image_folder.name]["25"][0]["psnr"] for result in (whole, half)]
+    assert values[0] != values[1] == pytest.approx(values[0], abs=0.1)
+    assert half["protocol"]["dtype"] == "bfloat16"
+
+
 def test_a_network_for_one_loss_is_asked_for_no_other(image_folder, tmp_path):
     ViTUNetForImageDenoising(tiny_config(one_loss=True)).save_pretrained(tmp_path)
     common = ["--model", str(tmp_path), "--dataset", str(image_folder), "--noise_level", "25", "--limit", "1"]

@@ -126,8 +126,11 @@ def test_maps_may_have_several_sizes(model):
     fine = mask.repeat_interleave(4, -1).repeat_interleave(4, -2)  # averaged on the way, to the same
     several = model.decode(encoded, {"pixel": 1 - mask, "wavelet": fine}, level)
     torch.testing.assert_close(several, expected)
+    loss = model.weighted_loss(torch.rand(1, 3, 32, 48), torch.rand(1, 3, 32, 48), {"pixel": 1 - mask, "wavelet": fine})
+    assert loss[0].isfinite()
+    fine[0, 0, 5, 5] = -0.01  # though the mean of its cell is not
     with pytest.raises(ValueError, match="not negative"):
-        model.decode(encoded, {"pixel": 1.0, "wavelet": -fine})
+        model.decode(encoded, {"pixel": 1.0, "wavelet": fine})
 
 
 def test_a_map_acts_where_it_is_painted(model):

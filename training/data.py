@@ -40,17 +40,15 @@ def load_images(
     """Images by name of their column, clean ones and perhaps noisy ones: what `datasets` can read.
 
     `name_or_path` is a Hub dataset, a folder of images (searched recursively; with a `metadata.jsonl`, pairs:
-    `noisy_file_name` and `clean_file_name` give the columns `noisy` and `clean`), a Parquet file, or a folder of them:
-    those that are named after the split, as on the Hub, or all where none is.
+    `noisy_file_name` and `clean_file_name` give the columns `noisy` and `clean`), a Parquet file, or a folder of them,
+    which may be named after their splits, as on the Hub.
     """
     path = Path(name_or_path)
     if path.is_dir() and not any(path.rglob("*.parquet")):
         # Named as one split, because `data_dir` would sort files into splits by words such as "test" in their names.
         source = ("imagefolder", {"data_files": {split: [f"{glob.escape(name_or_path)}/**"]}, "drop_labels": True})
     elif path.is_dir():
-        files = sorted(path.rglob("*.parquet"))
-        of_split = [file for file in files if re.match(rf"{re.escape(split)}[-.]", file.name)]
-        source = ("parquet", {"data_files": {split: [glob.escape(str(file)) for file in of_split or files]}})
+        source = ("parquet", {"data_files": {split: _parquet_files(path, split)}})
     elif path.suffix == ".parquet":
         source = ("parquet", {"data_files": {split: [name_or_path]}})
     elif path.is_absolute() or path.exists():
@@ -74,6 +72,17 @@ def load_images(
     for column in columns:
         dataset = dataset.cast_column(column, datasets.Image())
     return dataset
+
+
+def _parquet_files(folder: Path, split: str) -> list[str]:
+    """Those of a split where files or folders are named after splits, as on the Hub; all of them where none is."""
+    found: dict[str | None, list[str]] = {}
+    for file in sorted(folder.rglob("*.parquet")):
+        parts = (re.match(r"(train|test|validation)([-._]|$)", part) for part in file.relative_to(folder).parts)
+        found.setdefault(next((part[1] for part in parts if part), None), []).append(glob.escape(str(file)))
+    if set(found) != {None} and split not in found:
+        raise ValueError(f"{folder} holds the splits {sorted(map(str, found))}, and no {split!r}: name one of them.")
+    return found[split if split in found else None]
 
 
 def undecoded(dataset, columns: Sequence[str]):

@@ -60,6 +60,7 @@ class EvaluationArguments:
         default=None, metadata={"help": "In all settings. Default: the preset's or the model's."}
     )
 
+    dtype: str = field(default="float32", metadata={"help": "Of the features: float32, or bfloat16."})
     self_ensemble: bool = field(
         default=False, metadata={"help": "Mean of eight turned and mirrored copies, in eight times the time."}
     )
@@ -98,6 +99,8 @@ class EvaluationArguments:
             raise ValueError(f"--sweep {self.sweep} must name one of {list(TRAINABLE_TERMS[1:])}.")
         if unknown := [name for name in self.preset if name not in PRESETS]:
             raise ValueError(f"--preset {unknown} must be among {list(PRESETS)}.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"--dtype {self.dtype} must be float32 or bfloat16.")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit} must be at least 1.")
         self.measures = checked_measures(self.measures)
@@ -227,12 +230,12 @@ def evaluate(
     return rows
 
 
-def load_model(name_or_path: str) -> ViTUNetForImageDenoising:
+def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> ViTUNetForImageDenoising:
     folder = Path(name_or_path)
     if folder.is_dir() and not (folder / "config.json").exists():  # a default network would be loaded in silence
         remedy = "name the folder that does" + (f", {folder / 'model'}" if (folder / "model").is_dir() else "")
         raise ValueError(f"--model {name_or_path} holds no config.json: {remedy}.")
-    model = ViTUNetForImageDenoising.from_pretrained(name_or_path, dtype=torch.float32).eval()
+    model = ViTUNetForImageDenoising.from_pretrained(name_or_path, dtype=dtype).eval()
     if torch.cuda.is_available():
         model = model.cuda()
     return model.to(memory_format=torch.channels_last)
@@ -266,7 +269,11 @@ def main(argv: list[str] | None = None) -> dict:
         if arguments.limit:
             images = images.select(range(min(arguments.limit, len(images))))
         stores[name] = ImageStore(images, arguments.image_column, keep=False)
-    model = FunctionDenoiser.from_name(arguments.function) if arguments.function else load_model(arguments.model)
+    model = (
+        FunctionDenoiser.from_name(arguments.function)
+        if arguments.function
+        else load_model(arguments.model, getattr(torch, arguments.dtype))
+    )
     if arguments.model and model.config.one_loss and settings != [Setting("default")]:
         raise ValueError(
             f"{arguments.model} was trained for its default loss alone: leave out preset, loss_weights, sweep and "
@@ -281,6 +288,7 @@ def main(argv: list[str] | None = None) -> dict:
             "noise": "white Gaussian on RGB in [0, 1], float, neither clipped nor quantised, seeded by image index",
             "noise_level_unit": "1/255",
             "noise_level_told": told,
+            "dtype": arguments.dtype,
             "self_ensemble": arguments.self_ensemble,
             "prediction": "whole images, clipped to [0, 1], not rounded",
             "limit": arguments.limit,

@@ -1,6 +1,6 @@
 """Trains the denoiser with Accelerate.
 
-    accelerate launch -m training.train training/recipes/denoiser_base.yaml --dataset my_photos --output_dir runs/mine
+    accelerate launch -m training.train training/recipes/finetune.yaml --dataset my_photos --output_dir runs/mine
     python -m training.train training/recipes/denoiser_small.yaml --dataset my_photos    # on a CPU: with all its cores
 
 One step: a batch of noisy crops, each with its own setting of the controls, is restored, and every image is charged by

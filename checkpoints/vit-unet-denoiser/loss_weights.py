@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .losses import LOSS_TERMS
@@ -21,8 +22,8 @@ MEAN_DISTANCE = (math.sqrt(2) + math.asinh(1)) / (3 * math.sqrt(2))
 def stack_loss_weights(loss_weights: Mapping[str, float | Tensor], names: tuple[str, ...], batch_size: int) -> Tensor:
     """Weights by name -> (B, K, h, w) in the order of `names`, summing to 1 over K. Absent terms weigh 0.
 
-    A value is a number, a tensor (B,) or a map (B, 1, h, w); without maps h = w = 1. What lies on the CPU stays there:
-    asking a busy accelerator for an answer would make every step wait for the one before.
+    A value is a number, a tensor (B,) or a map (B, 1, h, w) of any size; without maps h = w = 1. What lies on the CPU
+    stays there: asking a busy accelerator for an answer would make every step wait for the one before.
     """
     unknown = sorted(set(loss_weights) - set(names))
     if unknown:
@@ -36,12 +37,7 @@ def stack_loss_weights(loss_weights: Mapping[str, float | Tensor], names: tuple[
             value = torch.full((), value, dtype=torch.float32, device=home)
         value = torch.as_tensor(value, dtype=torch.float32).to(home)
         columns.append(per_image_map(value, batch_size, f"loss weight {name!r}"))
-    height = max(column.shape[-2] for column in columns)
-    width = max(column.shape[-1] for column in columns)
-    for name, column in zip(names, columns, strict=True):
-        if column.shape[-2:] not in {(1, 1), (height, width)}:
-            raise ValueError(f"The map of {name!r} is {tuple(column.shape[-2:])}, another is {(height, width)}.")
-    stacked = torch.cat([column.expand(-1, -1, height, width) for column in columns], dim=1)
+    stacked = torch.cat(on_one_grid(*columns), dim=1)
     total = stacked.sum(1, keepdim=True)
     if not holds(torch.isfinite(stacked) & (stacked >= 0)):
         raise ValueError(f"Loss weights must be finite and not negative, got {_described(loss_weights)}.")
@@ -76,6 +72,18 @@ def holds(condition: Tensor) -> bool:
     if torch.compiler.is_compiling() or (condition.is_cuda and torch.cuda.is_current_stream_capturing()):
         return True
     return bool(condition.all())
+
+
+def on_one_grid(*controls: Tensor) -> list[Tensor]:
+    """Maps (B, K, h, w), the coarser ones brought to the finest of their grids."""
+    grid = torch.Size(max(control.shape[dim] for control in controls) for dim in (-2, -1))
+
+    def on_grid(control: Tensor) -> Tensor:
+        if control.shape[-2:] in {(1, 1), grid}:
+            return control.expand(-1, -1, *grid)
+        return F.interpolate(control, grid, mode="bilinear")
+
+    return [on_grid(control) for control in controls]
 
 
 def per_image_map(value: Tensor, batch_size: int, what: str) -> Tensor:

@@ -9,6 +9,7 @@ Letters in shapes: B images, C channels, H x W pixels, K conditioned loss terms,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageSuperResolutionOutput
 
 from .configuration_vit_unet import ViTUNetConfig
-from .loss_weights import balanced_weights, holds, per_image_map, stack_loss_weights
+from .loss_weights import balanced_weights, holds, on_one_grid, per_image_map, stack_loss_weights
 from .losses import TRAINABLE_TERMS, WeightedCriterion
 from .unet import UNetDecoder, UNetEncoder, on_finest_grid, receptive_field
 from .vit_features import ViTFeatures, symmetric_pad
@@ -149,10 +150,10 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         noise = self._noise_input(noise_level, pixel_values)
         if noise is not None:
             noise = on_finest_grid(noise, size, padded.shape[-2:], self.config.pixel_unshuffle)
-        seen = padded.to(self.dtype)  # half precision is for features: what the noise is taken from keeps its own
-        skips, features = self.encoder(seen, noise)
+        # Half precision is for features: what the noise is taken from keeps its own.
+        skips, features = self.encoder(padded.to(self.dtype), noise)
         if self.vit_features is not None:
-            tokens = self.vit_features(seen) if vit_map is None else vit_map
+            tokens = self.vit_features(padded) if vit_map is None else vit_map
             features = torch.cat([features, tokens], 1) if self.config.vit_join == "concat" else features + tokens
         return EncodedImage(padded, skips, features, size)
 
@@ -254,7 +255,7 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         """(B, K + 1, h, w): what the loss weighs, and the emphasis over its maximum; on the finest grid.
 
         `padded` are the images (B, C, H', W') as [`pad`] extends them from `size`; the rest is as in [`decode`]. Maps
-        come to the finest grid first, whatever the size of each. An unconditioned network has no such input.
+        that are finer come to that grid first. An unconditioned network has no such input.
         """
         if self.condition is None:
             if loss_weights is None and high_frequency_emphasis is None:
@@ -264,23 +265,15 @@ class ViTUNetForImageDenoising(PreTrainedModel):
                 "high_frequency_emphasis, or load a conditioned network."
             )
 
-        def on_grid(control: float | Tensor) -> float | Tensor:
-            control = _without_extent(control)
-            if not isinstance(control, Tensor) or control.ndim != 4:
-                return control
-            return on_finest_grid(control.float(), size, padded.shape[-2:], self.config.pixel_unshuffle)
-
+        unshuffle = self.config.pixel_unshuffle
+        grid = [math.ceil(side / unshuffle) for side in size]
         if loss_weights is not None:
-            loss_weights = {name: on_grid(weight) for name, weight in loss_weights.items()}
-        weights, emphasis = self._weights_and_emphasis(
-            loss_weights,
-            on_grid(high_frequency_emphasis),
-            tuple(self.config.conditioned_terms),
-            len(padded),
-            padded.device,
-        )
+            loss_weights = {name: _averaged(weight, grid) for name, weight in loss_weights.items()}
+        emphasis, names = _averaged(high_frequency_emphasis, grid), tuple(self.config.conditioned_terms)
+        weights, emphasis = self._weights_and_emphasis(loss_weights, emphasis, names, len(padded), padded.device)
         emphasis = emphasis / (self.config.max_high_frequency_emphasis or 1.0)
-        return torch.cat([weights, emphasis], dim=1).to(self.dtype)
+        parts = [on_finest_grid(part, size, padded.shape[-2:], unshuffle) for part in (weights, emphasis)]
+        return torch.cat(parts, dim=1).to(self.dtype)
 
     def _conditions(self, controls: Tensor | None) -> list[Tensor | None]:
         """The controls' embedding (B, E, h, w) on the grid of each level, finest first."""
@@ -308,7 +301,7 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         maximum = self.config.max_high_frequency_emphasis
         if not holds((emphasis >= 0) & (emphasis <= maximum)):
             raise ValueError(f"high_frequency_emphasis must lie in [0, {maximum}], got {high_frequency_emphasis}.")
-        weights, emphasis = _on_one_grid(weights, emphasis.to(weights.device))
+        weights, emphasis = on_one_grid(weights, emphasis.to(weights.device))
         if self.config.loss_balance == "log":
             weights = balanced_weights(weights, emphasis, names, self.config)
         return weights.to(device, non_blocking=True), emphasis.to(device, non_blocking=True)
@@ -344,16 +337,14 @@ def _without_extent(control: float | Tensor) -> float | Tensor:
     return control
 
 
-def _on_one_grid(*controls: Tensor) -> list[Tensor]:
-    """Maps (B, K, h, w), the coarser ones brought to the finest of their grids."""
-    grid = torch.Size(max(control.shape[dim] for control in controls) for dim in (-2, -1))
-
-    def on_grid(control: Tensor) -> Tensor:
-        if control.shape[-2:] in {(1, 1), grid}:
-            return control.expand(-1, -1, *grid)
-        return F.interpolate(control, grid, mode="bilinear")
-
-    return [on_grid(control) for control in controls]
+def _averaged(control: float | Tensor, grid: list[int]) -> float | Tensor:
+    """A map that is finer than the grid on which it will act, averaged: its cells would cost time at every move."""
+    control = _without_extent(control)
+    if not isinstance(control, Tensor) or control.ndim != 4 or all(map(int.__le__, control.shape[-2:], grid)):
+        return control
+    if not holds(control >= 0):
+        raise ValueError("Maps of loss weights and of emphasis must be finite and not negative.")
+    return F.adaptive_avg_pool2d(control.float(), [min(pair) for pair in zip(control.shape[-2:], grid, strict=True)])
 
 
 def _image_normalisation(name_or_path: str) -> dict:

@@ -141,7 +141,7 @@ class ViTFeatures(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, C, H, W), H and W multiples of the stride -> (B, projected channels, H / stride, W / stride)."""
-        tokens = self.token_map(pixel_values)
+        tokens = self.token_map(pixel_values.to(self.projection[0].weight.dtype))
         height, width = (side // self.grid for side in pixel_values.shape[-2:])
         if self.patch_size != self.grid:
             # The scale is given, not the size, so that a cell's sampling points do not depend on the image's size.
