@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from playwright.sync_api import Page, expect
 
 from app import build_app
 from benchmarks.browser import slider_moved
+from benchmarks.screenshot import HEIGHT, WIDTH
 from interface.denoise_tab import build_denoise_tab
 from interface.loss_lab_tab import build_loss_lab_tab
 from interface.painting import PAINTED, PLACES
@@ -363,3 +366,12 @@ def test_the_loss_lab_says_that_an_image_was_put_away(context, monkeypatch):
     expect(page.locator(".toast-wrap")).to_contain_text(PUT_AWAY, timeout=SECONDS)
     page.close()
     app.close()
+
+
+@pytest.mark.usefixtures("browser")
+def test_the_picture_of_the_app(tmp_path):
+    """That of the README, in a process of its own: Playwright does not run twice in one."""
+    command = [sys.executable, "-m", "benchmarks.screenshot", "--weight", "0.9", "--output", str(tmp_path / "app.jpg")]
+    subprocess.run(command, cwd=CHECKPOINT.parent.parent, check=True, capture_output=True)
+    with Image.open(tmp_path / "app.jpg") as picture:
+        assert picture.size == (WIDTH, HEIGHT)
