@@ -30,6 +30,8 @@ def kept_beside(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(function)
     def constant(like: Tensor, *numbers: float) -> Tensor:
+        if torch.compiler.is_exporting():  # what is made now has no values, and must not be kept
+            return made.__wrapped__(like.device, like.dtype, *numbers)
         return made(like.device, like.dtype, *numbers)
 
     return constant

@@ -54,6 +54,24 @@ def test_checkpointed_layers_have_the_same_gradients():
         torch.testing.assert_close(plain, again)
 
 
+def test_a_conditioned_network_is_exported(model):
+    """And what was exported leaves no trace in the network."""
+
+    class Restore(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: torch.Tensor, sharpness: torch.Tensor) -> torch.Tensor:
+            weights = {"pixel": 1 - sharpness, "wavelet": sharpness}
+            return self.model(images, loss_weights=weights, high_frequency_emphasis=1.5).reconstruction
+
+    images, sharpness = torch.rand(1, 3, 40, 48), torch.tensor([0.4])
+    with torch.no_grad():
+        exported = torch.export.export(Restore(), (images, torch.tensor([0.9]))).module()
+        torch.testing.assert_close(exported(images, sharpness), Restore()(images, sharpness))
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size_goes_in_and_the_same_comes_out(model, size):
     output = model(torch.rand(2, 3, *size))
