@@ -295,7 +295,7 @@ def build_denoise_tab(
     @on_page
     def switch(name: str, current: str):
         if name == current:  # the list was opened and left
-            return [gr.skip()] * (len(weights) + 6)
+            return gr.skip()
         has_sliders = networks.in_use(name)[1]
         place = gr.update(choices=places(name), visible=has_sliders, value=EVERYWHERE)
         hidden = gr.update(visible=False)

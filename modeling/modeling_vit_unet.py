@@ -9,7 +9,6 @@ Letters in shapes: B images, C channels, H x W pixels, K conditioned loss terms,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,7 +23,7 @@ from transformers.modeling_outputs import ImageSuperResolutionOutput
 from .configuration_vit_unet import ViTUNetConfig
 from .loss_weights import balanced_weights, holds, on_one_grid, per_image_map, stack_loss_weights
 from .losses import TRAINABLE_TERMS, WeightedCriterion
-from .unet import UNetDecoder, UNetEncoder, on_finest_grid, receptive_field
+from .unet import UNetDecoder, UNetEncoder, finest_grid, no_finer, on_finest_grid, receptive_field
 from .vit_features import ViTFeatures, symmetric_pad
 
 
@@ -116,10 +115,9 @@ class ViTUNetForImageDenoising(PreTrainedModel):
         """
         settings = (config or ViTUNetConfig()).to_dict()
         settings.pop("model_type", None)
-        settings |= overrides
+        settings |= _image_normalisation(name_or_path) | overrides
         if not settings["use_vit"]:
             raise ValueError("use_vit=False leaves no place for a backbone: set it to True.")
-        settings |= _image_normalisation(name_or_path) | overrides
         settings["vit_config"] = AutoConfig.from_pretrained(name_or_path)
         model = cls(ViTUNetConfig(**settings))
         try:
@@ -266,7 +264,7 @@ class ViTUNetForImageDenoising(PreTrainedModel):
             )
 
         unshuffle = self.config.pixel_unshuffle
-        grid = [math.ceil(side / unshuffle) for side in size]
+        grid = finest_grid(size, unshuffle)
         if loss_weights is not None:
             loss_weights = {name: _averaged(weight, grid) for name, weight in loss_weights.items()}
         emphasis, names = _averaged(high_frequency_emphasis, grid), tuple(self.config.conditioned_terms)
@@ -340,11 +338,13 @@ def _without_extent(control: float | Tensor) -> float | Tensor:
 def _averaged(control: float | Tensor, grid: list[int]) -> float | Tensor:
     """A map that is finer than the grid on which it will act, averaged: its cells would cost time at every move."""
     control = _without_extent(control)
-    if not isinstance(control, Tensor) or control.ndim != 4 or all(map(int.__le__, control.shape[-2:], grid)):
+    if not isinstance(control, Tensor) or control.ndim != 4:
+        return control
+    if all(side <= cells for side, cells in zip(control.shape[-2:], grid, strict=True)):
         return control
     if not holds(control >= 0):
         raise ValueError("Maps of loss weights and of emphasis must be finite and not negative.")
-    return F.adaptive_avg_pool2d(control.float(), [min(pair) for pair in zip(control.shape[-2:], grid, strict=True)])
+    return no_finer(control.float(), grid)
 
 
 def _image_normalisation(name_or_path: str) -> dict:

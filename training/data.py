@@ -81,7 +81,8 @@ def _parquet_files(folder: Path, split: str) -> list[str]:
         parts = (re.match(r"(train|test|validation)([-._]|$)", part) for part in file.relative_to(folder).parts)
         found.setdefault(next((part[1] for part in parts if part), None), []).append(glob.escape(str(file)))
     if set(found) != {None} and split not in found:
-        raise ValueError(f"{folder} holds the splits {sorted(map(str, found))}, and no {split!r}: name one of them.")
+        splits = sorted(name for name in found if name)
+        raise ValueError(f"{folder} holds the splits {splits}, and no {split!r}: name one of them.")
     return found[split if split in found else None]
 
 

@@ -183,6 +183,16 @@ class UNetDecoder(nn.Module):
         return self.shuffle(self.output(features))
 
 
+def finest_grid(size: tuple[int, int], unshuffle: int) -> list[int]:
+    """Cells of the U-Net's finest level that an image of H x W pixels covers."""
+    return [math.ceil(side / unshuffle) for side in size]
+
+
+def no_finer(control: Tensor, grid: list[int]) -> Tensor:
+    """A map (B, K, h, w), averaged where it is finer than the grid: a thin stroke must not fall between its cells."""
+    return F.adaptive_avg_pool2d(control, [min(pair) for pair in zip(control.shape[-2:], grid, strict=True)])
+
+
 def on_finest_grid(control: Tensor, size: tuple[int, int], padded: tuple[int, int], unshuffle: int) -> Tensor:
     """A map of a control over an image, on the grid of the U-Net's finest level.
 
@@ -191,10 +201,8 @@ def on_finest_grid(control: Tensor, size: tuple[int, int], padded: tuple[int, in
     """
     if control.shape[-2:] == (1, 1):
         return control
-    grid = [math.ceil(side / unshuffle) for side in size]
-    # Where the grid is coarser than the map, cells are averaged: a thin stroke must not fall between them.
-    control = F.adaptive_avg_pool2d(control, [min(pair) for pair in zip(control.shape[-2:], grid, strict=True)])
-    control = F.interpolate(control, grid, mode="bilinear", align_corners=False)
+    grid = finest_grid(size, unshuffle)
+    control = F.interpolate(no_finer(control, grid), grid, mode="bilinear", align_corners=False)
     bottom, right = (side // unshuffle - cells for side, cells in zip(padded, grid, strict=True))
     return F.pad(control, (0, right, 0, bottom), mode="replicate")
 
