@@ -26,13 +26,14 @@ smoke: install  ## ten training steps, stopped after five and resumed
 
 install: $(VENV)/installed
 
+# The locked dependencies, and the project itself as `vit_unet_denoiser`.
 # uv where it is at hand, because it is several times faster; venv and pip otherwise, or where uv fails.
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	{ command -v uv >/dev/null \
 		&& uv venv --allow-existing --python $(PYTHON) $(VENV) \
-		&& uv pip install --python $(RUN) -r requirements.txt; } || $(MAKE) install-with-pip
+		&& uv pip install --python $(RUN) -r requirements.txt --editable .; } || $(MAKE) install-with-pip
 	touch $@
 
 .PHONY: install-with-pip
@@ -40,7 +41,7 @@ install-with-pip:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 		|| { echo "Python's venv is missing. On Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt --editable .
 
 lock:  ## rewrites requirements.txt from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --no-header --no-annotate --no-emit-index-url \
@@ -48,7 +49,8 @@ lock:  ## rewrites requirements.txt from pyproject.toml (needs uv)
 
 checkpoint-code:  ## copies the code beside the weights that ship, as save_pretrained does
 	$(RUN) -c 'from transformers.dynamic_module_utils import custom_object_save as save; import modeling; \
-		[save(part, "checkpoints/vit-unet-denoiser") for part in (modeling.ViTUNetForImageDenoising, modeling.ViTUNetImageProcessor)]'
+		[save(part, "checkpoints/vit-unet-denoiser") for part in (modeling.ViTUNetForImageDenoising, \
+		modeling.ViTUNetImageProcessor, modeling.ImageDenoisingPipeline)]'
 
 chromium:  ## for the browser tests: Debian's package; needs root. Any `chromium` or `google-chrome` on the PATH will do
 	command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get update -q && apt-get install -y -q chromium; }

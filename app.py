@@ -20,7 +20,7 @@ from interface.loss_lab_tab import build_loss_lab_tab
 from interface.restorer import Restorer, TrainedHere
 from interface.train_tab import build_train_tab
 from interface.training_run import Training
-from modeling import LOSS_TERMS, ViTUNetForImageDenoising
+from modeling import LOSS_TERMS, TRAINABLE_TERMS, ViTUNetForImageDenoising
 from modeling.explain import activation_maps, layer_names
 from modeling.memory import keep_freed_memory
 
@@ -28,12 +28,17 @@ HOME = Path(__file__).parent
 # The first example is a rock wall with cracks: texture that a denoiser likes to blur.
 NAMES = ("rock023", "ground037", "casa-mila", "canyon-wren", "extreme-desert-hike", "blue-periwinkle")
 EXAMPLES = [HOME / "examples" / f"{name}.png" for name in NAMES]
+OWN_ADDRESSES = ("127.0.0.1", "::1", "localhost")
 TITLE = "# ViT + U-Net denoiser\nThe training loss is a control of the trained network: move a slider, see its price."
 
 
 def build_app(
-    model: ViTUNetForImageDenoising, examples: list[Path] = EXAMPLES, training: Training | None = None
+    model: ViTUNetForImageDenoising,
+    examples: list[Path] = EXAMPLES,
+    training: Training | None = None,
+    own_machine: bool = True,
 ) -> gr.Blocks:
+    """The page. Visitors on the `own_machine` may name its folders, to train on them, and need nothing compressed."""
     training = training or Training(HOME / "runs" / "app")
     terms = {name: LOSS_TERMS[name].label for name in model.config.steerable_terms}
     restorer, trained = Restorer(model), TrainedHere(training.results, model.device)
@@ -42,7 +47,8 @@ def build_app(
         gr.Markdown(TITLE)
         with gr.Tab("Denoise") as denoise:
             look = restorer.attention if model.config.use_vit else None
-            seen = build_denoise_tab(app, *network, examples, trained, denoise, look)
+            told = model.config.noise_conditioned
+            seen = build_denoise_tab(app, *network, examples, trained, denoise, look, told, own_machine)
         with gr.Tab("Explain") as explain:
             build_explain_tab(explain, partial(activation_maps, model), layer_names(model), examples, seen)
         with gr.Tab("Compare") as compare:
@@ -51,7 +57,8 @@ def build_app(
             build_loss_lab_tab(lab, HOME / "examples" / "ascent.png")
         if (HOME / "training").is_dir():  # a Space has none
             with gr.Tab("Train"):
-                build_train_tab(app, training, model.name_or_path, bool(terms))
+                learns = model.config.conditioned_terms or TRAINABLE_TERMS, model.config.max_high_frequency_emphasis
+                build_train_tab(app, training, model.name_or_path, bool(terms), *learns, own_machine)
     return app
 
 
@@ -74,7 +81,8 @@ def main() -> None:
     with Training(arguments.runs) as training:
         address = {"server_name": arguments.host, "server_port": arguments.port}
         files = {"allowed_paths": [str(HOME / "examples")], "max_file_size": "200mb"}
-        build_app(model, training=training).queue(max_size=64).launch(**address, **files)
+        page = build_app(model, training=training, own_machine=arguments.host in OWN_ADDRESSES)
+        page.queue(max_size=64).launch(**address, **files)
 
 
 if __name__ == "__main__":

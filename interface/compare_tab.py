@@ -8,6 +8,7 @@ masking.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -232,8 +233,8 @@ def build_compare_tab(
     for setting, chosen, picture, measures, shown, amount, own, weights, emphasis in slots:
         inputs = [chooser.seen, shown, setting, chosen, amount, *weights, emphasis]
         outputs = [picture, measures, shown, chooser.seen]
-        for event in chooser.events:
-            event.success(redraw, inputs, outputs, **chooser.in_turn)
         changed = [setting.change, chosen.change, *(control.input for control in (amount, *weights, emphasis))]
-        gr.on(changed, redraw, inputs, outputs, **chooser.in_turn)
+        for event in (*(event.success for event in chooser.events), partial(gr.on, changed)):
+            drawn = event(redraw, inputs, outputs, **chooser.in_turn)
+            drawn.failure(lambda: (None, "", None), None, outputs[:3], **QUIET)  # not the picture of another setting
         setting.change(show_controls, setting, [amount, own], **QUIET)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from modeling import LOSS_TERMS
 from modeling.metrics import psnr, sharpness_ratio
 from modeling.sharpness import sharpness_scores
 from modeling.spectra import hann_window, multiplicity
+from modeling.unet import on_finest_grid
 
 FIDELITY_CORNER = {"pixel": 1.0}
 TRADE_OFF_SIDE = 224  # pixels: all curves in about a second on one core
@@ -88,7 +88,7 @@ class TradeOff:
     def place(self, loss_weights: Mapping[str, float], emphasis: float, area: Tensor | None = None) -> tuple:
         """What a setting reaches where it holds in an area (1, 1, h, w) of the whole photograph."""
         if area is not None:
-            area = centre(F.interpolate(area, self.size, mode="bilinear"), TRADE_OFF_SIDE)
+            area = centre(on_finest_grid(area, self.size, self.size, unshuffle=1), TRADE_OFF_SIDE)
         setting = held_where(area, loss_weights, emphasis)
         return reached(self.restore(self.noisy, *setting, self.noise_level), self.clean)
 
@@ -193,7 +193,8 @@ def crop_box(place: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, i
 
 def zoomed(image: Tensor, box: tuple[int, int, int, int]) -> Image.Image:
     """The pixels of a crop, each as a square of `CROP_ZOOM` a side."""
-    crop = to_image(image).crop(box)
+    left, top, right, bottom = box
+    crop = to_image(image[:, top:bottom, left:right])
     return crop.resize((crop.width * CROP_ZOOM, crop.height * CROP_ZOOM), Image.Resampling.NEAREST)
 
 

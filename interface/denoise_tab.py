@@ -23,12 +23,14 @@ from interface.painting import (
     MASKED,
     PAINTED,
     PLACES,
+    SHARP,
     backdrop,
     brush,
     held_where,
     mask_area,
     painted_area,
     sharp_area,
+    small_area,
 )
 from interface.pictures import (
     EXAMPLE_NOISE_LEVEL,
@@ -47,7 +49,7 @@ from interface.pictures import (
 )
 from interface.restorer import AS_STARTED, LIVE_MEGAPIXELS, Attention, Networks, Restore, TrainedHere
 from interface.scores import scores, scores_table
-from interface.sliders import slider
+from interface.sliders import preset_values, slider
 from modeling import PRESETS
 from modeling.image_files import is_float_file, save_restored
 
@@ -71,6 +73,8 @@ def build_denoise_tab(
     trained: TrainedHere | None = None,
     tab: gr.Tab | None = None,
     attention: Attention | None = None,
+    takes_noise_level: bool = True,
+    own_machine: bool = False,
 ) -> gr.State:
     """Lays out the tab, and returns the state that holds the `Photograph` which is open.
 
@@ -83,8 +87,14 @@ def build_denoise_tab(
         trained: further networks to choose from, if there are any.
         tab: opening it looks for them again.
         attention: where this network's ViT looks, if it has one.
+        takes_noise_level: whether this network can be told it.
+        own_machine: whether visitors are on this machine.
     """
-    pictures, networks, hand = Pictures(), Networks(restore, terms, max_emphasis, trained, attention), Hand()
+    pictures, networks, hand = (
+        Pictures(near=own_machine),
+        Networks(restore, terms, max_emphasis, trained, attention),
+        Hand(),
+    )
     not_uploaded = {str(path) for path in examples}
 
     def places(name: str) -> list[tuple[str, str]]:
@@ -137,7 +147,7 @@ def build_denoise_tab(
             )  # fmt: skip
             canvas = brush()
             mask = gr.UploadButton("Open a mask", file_types=["image"], visible=False, size="sm", elem_id="mask")
-            with gr.Accordion("Noise level that the network is told", open=False):
+            with gr.Accordion("Noise level that the network is told", open=False, visible=takes_noise_level):
                 automatic = gr.Checkbox(True, label="Automatic")
                 level = slider(0, MAX_NOISE_LEVEL, 25, step=1, label="Noise level (sigma, of 255)")
         with gr.Column(scale=3):
@@ -181,14 +191,14 @@ def build_denoise_tab(
         if place in (PAINTED, MASKED):
             picture = painting and painting[0]
             return None, painting[1] if picture == photograph.picture else torch.zeros(1, 1, 1, 1)
-        key = (place, photograph.key, name, noise_level)
+        key = (place, photograph.key, name, noise_level if place == SHARP else None)
         if known[0] == key:
             return known
         if place == LOOKED_AT:
             attends = networks.attention(name)
             if attends is None:
                 raise ValueError("This network has no ViT: choose another place for the setting.")
-            return key, attends(photograph.noisy, noise_level)
+            return key, small_area(attends(photograph.noisy))
         return key, sharp_area(networks.in_use(name)[0](photograph.noisy, FIDELITY_CORNER, 0.0, noise_level))
 
     def there(photograph: Photograph | None, was_open: bool) -> bool:
@@ -319,10 +329,6 @@ def build_denoise_tab(
     def add_noise(photograph: Photograph | None, noise: float) -> Photograph | None:
         return photograph and photograph.with_noise(noise)
 
-    def choose(name: str) -> list[float]:
-        preset = PRESETS[name]
-        return [*(preset.loss_weights.get(term, 0.0) for term in terms), preset.high_frequency_emphasis]
-
     # "always_last": while a call runs, newer ones wait, and of those the last is made. None is lost, none piles up.
     quiet = {"show_progress": "hidden", "trigger_mode": "always_last"}
     private = {**quiet, "api_visibility": "private"}
@@ -361,7 +367,7 @@ def build_denoise_tab(
     new_setting = [
         added_noise.input(add_noise, [seen, added_noise], seen, **quiet, **in_turn, api_name="add_noise"),
         *(
-            button.click(partial(choose, name), None, [*weights, emphasis], **private)
+            button.click(partial(preset_values, name, terms), None, [*weights, emphasis], **private)
             for name, button in buttons.items()
         ),
         where.change(choose_place, [seen, where, result], [canvas, mask, painted], **private),
@@ -370,11 +376,10 @@ def build_denoise_tab(
     ]
     if trained is not None:
         gr.on([app.load] + ([tab.select] if tab else []), look_for_networks, network, chosen, **private)
-        new_setting.append(
-            chosen.input(
-                switch, [chosen, network], [network, where, canvas, mask, *weights, emphasis, presets], **private
-            )
-        )
+        outputs = [network, where, canvas, mask, *weights, emphasis, presets]
+        switching = chosen.input(switch, [chosen, network], outputs, **private)
+        switching.failure(look_for_networks, network, chosen, **private)  # back to the one in use
+        new_setting.append(switching)
     for event in new_photograph:
         drawn = redraw_after(event.success, api_visibility="private")
         drawn.success(look_at_another, [seen, where, result, painted], canvas, **private)

@@ -44,6 +44,8 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     """
     quiet = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
     at_once = {**quiet, "queue": False}  # the queue takes longer than what these handlers have to do
+    # What writes the image takes turns, so that an older one is never written back over a newer one.
+    in_turn = {**quiet, "concurrency_id": "lab_image", "concurrency_limit": 1}
     seen = gr.State(None, time_to_live=HOUR)
     was_open = gr.State(False)  # whether there was an image; it has no hour
     view = gr.State(VIEWS[0])
@@ -147,11 +149,11 @@ def build_loss_lab_tab(lab: gr.Tab, example: Path) -> None:
     def draw_after(event: Callable) -> None:
         drawn = drawn_after(event, draw_view, [view, seen, was_open, *setting], figures)
         # An image's hour counts from when it was last written.
-        drawn.success(lambda current: current or gr.skip(), seen, seen, **at_once)
+        drawn.success(lambda current: current or gr.skip(), seen, seen, **in_turn)
 
     for event in (
-        lab.select(open_lab, [seen, was_open], [seen, was_open], **quiet),
-        upload.upload(open_file, upload, [seen, was_open], preprocess=False, **quiet),
+        lab.select(open_lab, [seen, was_open], [seen, was_open], **in_turn),
+        upload.upload(open_file, upload, [seen, was_open], preprocess=False, **in_turn),
     ):
         draw_after(event.success)
         drawn_after(event.success, draw_sharpness, [seen, window], [sharpness, ordered])

@@ -33,7 +33,7 @@ PLACES = {
     SHARP: "where the picture is sharp",
 }
 MAX_CELLS = 256  # on the longer side of what is painted
-MASK_SIDE = 2048  # pixels, the same of a mask: every slider has a map of its size
+AREA_SIDE = 2048  # pixels, the same of any other area: every slider has a map of its size
 BACKDROP_SIDE = 640  # pixels
 BRIGHT = 0.95  # quantile of the sharpness scores that counts as fully sharp
 
@@ -142,9 +142,15 @@ def painted_area(address: str) -> Tensor:
 
 def mask_area(path: str) -> Tensor:
     """A mask's file, such as one that marks cracks -> (1, 1, h, w) in [0, 1]. It is laid over the whole picture."""
-    mask = read_small_enough(path).mean(0)[None, None]
-    scale = MASK_SIDE / max(mask.shape)
-    return F.interpolate(mask, scale_factor=scale, mode="area") if scale < 1 else mask
+    return small_area(read_small_enough(path).mean(0)[None, None])
+
+
+def small_area(area: Tensor) -> Tensor:
+    """(1, 1, h, w), averaged where it has more pixels than an area needs."""
+    scale = AREA_SIDE / max(area.shape)
+    if scale >= 1:
+        return area
+    return F.interpolate(area, [max(1, round(side * scale)) for side in area.shape[-2:]], mode="area")
 
 
 def sharp_area(restored: Tensor, window_size: int = 16) -> Tensor:
@@ -163,7 +169,7 @@ def held_where(
     total = sum(loss_weights.values())
     if area is None or total <= 0:
         return loss_weights, emphasis
-    maps = {name: area * (weight / total) for name, weight in loss_weights.items()}
+    maps = {name: area * (weight / total) for name, weight in loss_weights.items() if weight}
     maps["pixel"] = maps.get("pixel", 0.0) + (1 - area)
     return maps, area * emphasis
 

@@ -1,4 +1,4 @@
-"""Photographs that visitors bring, and losslessly compressed files of the newest pictures, for the browser."""
+"""Photographs that visitors bring, and files without loss of the newest pictures, for the browser."""
 
 from __future__ import annotations
 
@@ -148,36 +148,46 @@ def to_image(image: Tensor) -> Image.Image:
 
 
 WEBP_MAX_SIDE = 16383  # pixels, of the format
+LOSSLESS = {
+    ".bmp": {},
+    ".webp": {"lossless": True, "method": 0, "quality": 0},  # the quality of a lossless file is its effort
+    ".png": {"compress_level": 1, "compress_type": zlib.Z_RLE},
+}
 
 
 class Pictures:
-    """Writes pictures to a folder of its own, which vanishes with it.
+    """Writes pictures to a folder of its own, which vanishes with it, and from which the page takes them.
 
     Args:
         kept: files to keep, those asked for last; a removed one is written again when it is asked for.
-        seconds: files asked for within them stay in any case: Gradio may not have copied them yet.
+        seconds: files asked for within them stay in any case: a browser may not have taken them yet.
+        near: whether the browser is on this machine, and what is only shown need not be compressed.
+        kept_bytes: likewise, in all.
     """
 
-    def __init__(self, kept: int = 64, seconds: float = 60) -> None:
+    def __init__(self, kept: int = 64, seconds: float = 120, near: bool = False, kept_bytes: int = 512 * 2**20) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="vit-unet-denoiser-")
-        self.files: OrderedDict[str, float] = OrderedDict()  # name -> when it was asked for last
-        self.kept, self.seconds, self.lock = kept, seconds, threading.Lock()
+        # Otherwise Gradio hashes and copies each of them, and forgets to delete copies of components that it made anew.
+        gr.set_static_paths(self.folder.name)
+        self.files: OrderedDict[str, tuple[float, int]] = OrderedDict()  # name -> when it was asked for last, bytes
+        self.kept, self.kept_bytes, self.seconds, self.near = kept, kept_bytes, seconds, near
+        self.lock = threading.Lock()
 
     def file(self, image: Tensor | Image.Image, key: str | None = None, only_shown: bool = False) -> str:
         """(3, H, W) in [0, 1], or a picture -> a file without loss. One key is one picture; without one it is new.
 
-        PNG; or WebP, in less than half of the time, for an image (3, H, W) that is `only_shown`, not downloaded.
+        PNG; or, for an image (3, H, W) that is `only_shown`, not downloaded, WebP, in half of the time, and BMP, in no
+        time, for a browser that is near.
         """
-        in_webp = only_shown and max(image.shape) <= WEBP_MAX_SIDE
+        ending = ".png"
+        if only_shown:
+            ending = ".bmp" if self.near else ".webp" if max(image.shape) <= WEBP_MAX_SIDE else ".png"
 
-        def save(path: Path) -> None:
+        def save(path: Path) -> None:  # fast: a slider waits for it
             picture = to_image(image) if isinstance(image, Tensor) else image
-            if in_webp:
-                picture.save(path, lossless=True, method=0, quality=0)  # the quality of a lossless file is its effort
-            else:
-                picture.save(path, compress_level=1, compress_type=zlib.Z_RLE)  # fast: a slider waits for it
+            picture.save(path, **LOSSLESS[ending])
 
-        return self.written(f"{key or uuid.uuid4().hex}{'.webp' if in_webp else '.png'}", save)
+        return self.written(f"{key or uuid.uuid4().hex}{ending}", save)
 
     def written(self, name: str, save: Callable[[Path], object]) -> str:
         """The file of this name, which `save` writes where it is not there yet."""
@@ -188,7 +198,7 @@ class Pictures:
                 save(beside)  # outside the lock: nobody waits for another visitor's large picture
                 with self.lock:
                     beside.replace(path)
-                    self.files[name] = time.monotonic()
+                    self.files[name] = time.monotonic(), path.stat().st_size
                     self._make_room()
             finally:
                 beside.unlink(missing_ok=True)
@@ -197,13 +207,13 @@ class Pictures:
     def _is_kept(self, name: str) -> bool:
         with self.lock:
             if name in self.files:
-                self.files[name] = time.monotonic()
+                self.files[name] = time.monotonic(), self.files[name][1]
                 self.files.move_to_end(name)
             return name in self.files
 
     def _make_room(self) -> None:
-        while len(self.files) > self.kept:
-            name, asked = next(iter(self.files.items()))
+        while len(self.files) > self.kept or sum(size for _, size in self.files.values()) > self.kept_bytes:
+            name, (asked, _) = next(iter(self.files.items()))
             if time.monotonic() - asked < self.seconds:
                 return
             del self.files[name]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from modeling import EncodedImage, ViTUNetForImageDenoising
 from modeling.explain import activation_map
@@ -21,7 +22,7 @@ Restore = Callable[[Tensor, Mapping[str, float | Tensor] | None, float | Tensor 
 MEGAPIXEL = 10**6
 LIVE_MEGAPIXELS = 4  # up to so many an image is encoded once, and larger ones at every move
 AS_STARTED = "the app's own"  # name of the network that the app was started with
-Attention = Callable[[Tensor, float | None], Tensor]  # noisy image, noise level or `None` -> (1, 1, h, w) in [0, 1]
+Attention = Callable[[Tensor], Tensor]  # noisy image -> (1, 1, h, w) in [0, 1]
 
 
 class Restorer:
@@ -46,6 +47,7 @@ class Restorer:
         has_bf16 = processor.get("avx512_bf16") or processor.get("amx_bf16")
         self.in_bf16 = bool(has_bf16) and model.device.type == "cpu" and model.config.residual
         self.encoded: OrderedDict[tuple, EncodedImage] = OrderedDict()
+        self.keys: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # image -> its key
         self.large: tuple[tuple, Tensor | None] = ((), None)  # the newest large image, and what the ViT says of it
         self.lock = threading.Lock()  # Gradio calls from several threads
 
@@ -58,7 +60,9 @@ class Restorer:
         noise_level: float | None = None,
     ) -> Tensor:
         """noisy (3, H, W) -> restored (3, H, W) in [0, 1], both on the CPU. The rest is as in the model's `forward`."""
-        image_key = (hashlib.sha256(noisy.numpy()).hexdigest(), tuple(noisy.shape))
+        if not self.model.config.noise_conditioned:
+            noise_level = None  # told to another network on the same page
+        image_key = self._key(noisy)
         if noisy[0].numel() > self.cached_pixels:
             controls = loss_weights, high_frequency_emphasis, noise_level
             try:
@@ -84,9 +88,16 @@ class Restorer:
                 restored = self.model.decode(self.encoded[key], loss_weights, high_frequency_emphasis)
         return restored[0].clamp(0, 1).float().cpu()
 
-    def attention(self, noisy: Tensor, noise_level: float | None = None) -> Tensor:
+    def attention(self, noisy: Tensor) -> Tensor:
         """Where the ViT responds most, by EigenCAM: (3, H, W) -> (1, 1, H, W) in [0, 1], on the CPU."""
-        return activation_map(self.model, noisy, "eigencam", "vit", noise_level=noise_level)[None, None].cpu()
+        return activation_map(self.model, noisy, "eigencam", "vit")[None, None].cpu()
+
+    def _key(self, noisy: Tensor) -> tuple:
+        """What tells an image from every other. Of one that comes again with each move, it is known."""
+        with self.lock:
+            if noisy not in self.keys:
+                self.keys[noisy] = (hashlib.sha256(noisy.numpy()).hexdigest(), tuple(noisy.shape))
+            return self.keys[noisy]
 
     def _kept(self, encoded: EncodedImage) -> EncodedImage:
         """The features as they are decoded: turning them into bf16 at every move would take half of its time."""

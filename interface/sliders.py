@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import gradio as gr
 
+from modeling import PRESETS
 
-def slider(minimum: float, maximum: float, value: float, **options) -> gr.Slider:
-    """A `gr.Slider` that always stands where what it stands for is.
 
-    Gradio's button that goes back to the start would move it without the event that moves of a hand cause. And a number
-    typed beyond an end would be refused, and then shown as that end: here it acts as that end, and none as the lower.
+class ClampedSlider(gr.Slider):
+    """A number typed beyond an end acts as that end, and none as the lower: Gradio would refuse it, and show the end.
+
+    A class, because Gradio makes a component anew, with the arguments of its first time, when it is updated.
     """
-    made = gr.Slider(minimum, maximum, value, buttons=[], **options)
-    preprocess = made.preprocess
 
-    def clamped(payload: float | None) -> float:
-        return preprocess(minimum if payload is None else min(max(payload, minimum), maximum))
+    is_template = True  # in the page it is a gr.Slider
 
-    made.preprocess = clamped
-    return made
+    def preprocess(self, payload: float | None) -> float:
+        return super().preprocess(self.minimum if payload is None else min(max(payload, self.minimum), self.maximum))
+
+
+def slider(minimum: float, maximum: float, value: float, **options) -> ClampedSlider:
+    """A slider that always stands where what it stands for is.
+
+    Gradio's button that goes back to the start would move it without the event that moves of a hand cause.
+    """
+    return ClampedSlider(minimum, maximum, value, buttons=[], **options)
+
+
+def preset_values(name: str, terms: Iterable[str]) -> list[float]:
+    """Where a preset puts the sliders of these terms' weights, and that of the emphasis."""
+    preset = PRESETS[name]
+    return [*(preset.loss_weights.get(term, 0.0) for term in terms), preset.high_frequency_emphasis]

@@ -6,7 +6,7 @@ The run is a process and belongs to the app: a page that is closed or loaded aga
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from interface.figures import Chart, charts
 from interface.pictures import Pictures, on_page
-from interface.sliders import slider
+from interface.sliders import preset_values, slider
 from interface.training_run import ROOT, Run, Training, chosen_images, image_count
 from modeling import LOSS_TERMS, PRESETS, TRAINABLE_TERMS
 
@@ -38,6 +38,8 @@ def run_arguments(
     steps: float | None,
     learning_rate: float | None,
     images: int,
+    terms: Sequence[str] = TRAINABLE_TERMS,
+    max_emphasis: float = MAX_EMPHASIS,
 ) -> tuple[Path, dict[str, object]]:
     """What the page asks for -> recipe, and fields of it for `training.train`.
 
@@ -48,6 +50,7 @@ def run_arguments(
         loss_weights, emphasis: that setting.
         steps, learning_rate: of the run.
         images: how many there are.
+        terms, max_emphasis: what the network to fine-tune can be trained for.
 
     Raises `ValueError`, which names the number and the remedy.
     """
@@ -76,6 +79,12 @@ def run_arguments(
         weights = {name: weight for name, weight in loss_weights.items() if weight > 0}
         if not weights:
             raise ValueError("All loss weights are 0: give one of them a positive weight.")
+        if start_from == FINE_TUNE and (unknown := [LOSS_TERMS[name].label for name in weights if name not in terms]):
+            raise ValueError(f"This network does not know {unknown}: set them to 0, or start from a fresh network.")
+        if start_from == FINE_TUNE and emphasis > max_emphasis:
+            raise ValueError(
+                f"This network takes an emphasis up to {max_emphasis:g}: lower it, or start from a fresh one."
+            )
         arguments |= {"sample_losses": False, "loss_weights": weights, "high_frequency_emphasis": emphasis}
         if start_from == FRESH:
             arguments["model_config"] = {"conditioned_terms": []}  # no controls: they would mean nothing
@@ -138,7 +147,15 @@ def run_charts(run: Run) -> Image.Image:
     )
 
 
-def build_train_tab(app: gr.Blocks, training: Training, network: str, has_sliders: bool) -> None:
+def build_train_tab(
+    app: gr.Blocks,
+    training: Training,
+    network: str,
+    has_sliders: bool,
+    terms: Sequence[str] = TRAINABLE_TERMS,
+    max_emphasis: float = MAX_EMPHASIS,
+    own_machine: bool = True,
+) -> None:
     """Lays out the tab.
 
     Args:
@@ -146,6 +163,8 @@ def build_train_tab(app: gr.Blocks, training: Training, network: str, has_slider
         training: the runs.
         network: Hub id or folder of the network that may be fine-tuned; empty if there is none.
         has_sliders: whether that network's loss can be chosen after training.
+        terms, max_emphasis: what it can be trained for.
+        own_machine: whether visitors may name folders of this machine.
     """
     pictures = Pictures()
     origins = [("the app's own network", FINE_TUNE)] if network else []
@@ -161,7 +180,7 @@ def build_train_tab(app: gr.Blocks, training: Training, network: str, has_slider
                 height=170,
                 elem_id="training-images",
             )
-            folder = gr.Textbox(label="or a folder on this machine", elem_id="training-folder")
+            folder = gr.Textbox(label="or a folder on this machine", elem_id="training-folder", visible=own_machine)
             start_from = gr.Radio([*origins, ("a fresh small network", FRESH)], value=origin, label="Start from")
             one_loss = gr.Checkbox(
                 not sliders_stay,
@@ -228,6 +247,8 @@ def build_train_tab(app: gr.Blocks, training: Training, network: str, has_slider
 
     @on_page
     def start_run(paths, folder_name, origin_name, only_one, steps_value, rate, g, *values) -> list | dict:
+        if folder_name and not own_machine:
+            raise ValueError("This page is open to others, who may not name folders of this machine: upload files.")
         images = chosen_images(paths, folder_name)
         recipe, arguments = run_arguments(
             origin_name,
@@ -238,6 +259,8 @@ def build_train_tab(app: gr.Blocks, training: Training, network: str, has_slider
             steps_value,
             rate,
             image_count(images),
+            terms,
+            max_emphasis,
         )
         training.start(recipe, images, arguments)
         return look(None)
@@ -252,10 +275,6 @@ def build_train_tab(app: gr.Blocks, training: Training, network: str, has_slider
         training.go_on()
         return look(None)
 
-    def choose(name: str) -> list[float]:
-        chosen = PRESETS[name]
-        return [*(chosen.loss_weights.get(term, 0.0) for term in TRAINABLE_TERMS), chosen.high_frequency_emphasis]
-
     def set_out(name: str) -> tuple:
         only_one = name == FRESH or not has_sliders
         return LEARNING_RATES[name], only_one, gr.update(visible=only_one)
@@ -263,7 +282,7 @@ def build_train_tab(app: gr.Blocks, training: Training, network: str, has_slider
     private = {"show_progress": "hidden", "api_visibility": "private"}
     start_from.input(set_out, start_from, [learning_rate, one_loss, setting], **private)
     one_loss.input(lambda only_one: gr.update(visible=only_one), one_loss, setting, **private)
-    preset.input(choose, preset, [*weights, emphasis], **private)
+    preset.input(lambda name: preset_values(name, TRAINABLE_TERMS), preset, [*weights, emphasis], **private)
     asked = [files, folder, start_from, one_loss, steps, learning_rate, emphasis, *weights]
     start.click(start_run, asked, view, show_progress="hidden", api_name="train")
     stop.click(stop_run, None, view, show_progress="hidden", api_name="stop_training")

@@ -127,7 +127,11 @@ class Training:
             folder = self.folder / time.strftime("%Y%m%d-%H%M%S")
             folder.mkdir(parents=True)
             if not isinstance(images, Path):
-                images = _copied(images, folder / "images")
+                try:
+                    images = _copied(images, folder / "images")
+                except OSError:  # the disk is full, an upload is gone: no page would show the folder
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
             self._launch(folder, recipe, {"dataset": str(images), "output_dir": str(folder), **arguments})
             return self.current()
 

@@ -15,6 +15,8 @@ from PIL import Image
 from scipy.optimize import brentq
 from torch import Tensor
 
+from .spectra import multiplicity
+
 
 def gaussian_noise(image: Tensor, noise_level: float, generator: torch.Generator) -> Tensor:
     """Adds white Gaussian noise: y = x + n, n ~ N(0, noise_level^2). Neither clipped nor quantised.
@@ -312,8 +314,7 @@ class Distorter:
     def power(self) -> Tensor:
         """Share of each coefficient in the mean square of the image."""
         power = self.spectrum.abs().square() / self.image.numel()
-        power[..., 1 : (self.image.shape[-1] + 1) // 2] *= 2  # the columns that stand for two
-        return power
+        return power * multiplicity(self.image.shape[-1]).to(power)
 
     def error(self, strength: float) -> float:
         """Mean squared error, by Parseval's theorem."""

@@ -26,6 +26,8 @@ _UPRIGHT = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, Fals
 # TIFF tags that say how pixels lie in the file, which is another matter in the next file; and its colour profile.
 _TIFF_LAYOUT = {*range(254, 260), 262, 266, 273, *range(277, 281), 284, 301, *range(317, 326), 338, 339, 347, 34675}
 _NEW_SUBFILE_TYPE = 254  # TIFF tag
+_MAX_DPI = 65536  # what every format can say
+_HEADER_BYTES = 2**16
 _DEEP = "16-bit colour"  # stands in for the PIL mode that is not there
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"}
 _MODES = {  # that a format holds
@@ -126,7 +128,7 @@ def open_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> tuple[
         raise ValueError(f"An image must be (H, W), (H, W, C) or (C, H, W), C up to 4, got {tuple(source.shape)}.")
     check_says_its_maximum(samples)
     if samples.is_floating_point():
-        colours, alpha = _split(samples)
+        colours, alpha = _split(samples.float())  # numpy has no bfloat16
         alpha = None if alpha is None else (alpha.clip(0, 1) * 255).round().astype(np.uint8)
         return colours, Original(np.dtype(np.uint8), len(colours), alpha)
     colours, alpha = _split(samples)
@@ -216,7 +218,8 @@ def photographs(folder: str | Path) -> list[Path]:
     files = sorted(
         path
         for path in Path(folder).rglob("*")
-        if path.suffix.lower() in endings and not path.name.startswith("._")  # macOS keeps other things in those
+        # macOS keeps other things in files that begin so.
+        if path.suffix.lower() in endings and not path.name.startswith("._") and path.is_file()
     )
     if not files:
         raise ValueError(f"There are no images below {folder}.")
@@ -232,7 +235,7 @@ def _from_pil(image: Image.Image, path: Path | None = None) -> tuple[Tensor, Ori
     if pictures > 1:
         raise ValueError(f"It holds {pictures} pictures: save the one that you want as a file of its own.")
     # Before anything is loaded, a file still says how its pixels lie; PIL would cut colours of 16 bits to 8.
-    is_deep = path is not None and image.mode[0] not in "IF" and _is_deep(image)
+    is_deep = path is not None and image.mode[0] not in "IF" and _is_deep(image, path)
     if is_deep and image.format != "PNG":
         raise ValueError("Colours of 16 bits are read from PNG files alone: save it as one.")
     image.load()  # PIL turns TIFF files upright on the way, and takes the tag out
@@ -247,12 +250,25 @@ def _from_pil(image: Image.Image, path: Path | None = None) -> tuple[Tensor, Ori
     return _upright(colours, orientation), original
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a file, not loaded yet, has more than 8 bits: what its decoder is told says so."""
+def _is_deep(image: Image.Image, path: Path) -> bool:
+    """Whether a file, not loaded yet, has more than 8 bits: what its decoder is told says so, or the file's header."""
+    if image.format in ("JPEG2000", "AVIF"):  # PIL decodes them to 8 bits
+        return _header_says_deep(path)
     told = [tile.args for tile in image.tile]
     if image.format == "PPM":  # raw mode and largest value
         return any(isinstance(arguments, tuple) and arguments[-1] > 255 for arguments in told)
     return any(";16" in str(arguments) for arguments in told)
+
+
+def _header_says_deep(path: Path) -> bool:
+    """More than 8 bits in JPEG 2000 (ISO/IEC 15444-1: the box `ihdr`, or SIZ of a bare codestream) or AVIF (`av1C`)."""
+    with path.open("rb") as file:
+        head = file.read(_HEADER_BYTES)
+    if head.startswith(b"\xff\x4f\xff\x51"):
+        return head[42] & 0x7F > 7  # Ssiz: bits less one, the sign apart
+    if (box := head.find(b"ihdr")) >= 0:
+        return head[box + 14] & 0x7F > 7  # BPC, likewise; 255: the components differ
+    return (box := head.find(b"av1C")) >= 0 and bool(head[box + 6] & 0x40)  # high_bitdepth
 
 
 def _tiff_pictures(path: Path) -> int:
@@ -287,6 +303,8 @@ def _direct_mode(image: Image.Image) -> Image.Image:
 def _kept(image: Image.Image) -> tuple[dict[str, Any], int]:
     """Keywords of `save` for what a file says of its image (colour profile, EXIF, resolution), and its orientation."""
     info = {key: image.info[key] for key in ("icc_profile", "dpi") if image.info.get(key)}
+    if not all(0 < float(value) < _MAX_DPI for value in info.get("dpi", ())):  # 0 / 0, from some scanners
+        info.pop("dpi")
     if image.mode in ("CMYK", "LAB", "HSV", "YCbCr"):
         info.pop("icc_profile", None)  # it speaks of colours that are not there any more
     as_stored, complete = Image.Exif(), Image.Exif()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .sharpness import sharpness_scores
+from .spectra import multiplicity
 
 SSIM_WINDOW = 11  # pixels, of a Gaussian of standard deviation 1.5 (Wang et al. 2004)
 SSIM_STRIP = 64  # rows or columns of means that are computed together
@@ -150,8 +151,7 @@ def _octave_bands(image: Tensor, octaves: int) -> list[Tensor]:
     kind = {"dtype": torch.float64, "device": image.device}
     rows, columns = torch.fft.fftfreq(height, **kind), torch.fft.rfftfreq(width, **kind)
     radius = torch.hypot(rows[:, None], columns[None, :])
-    weight = torch.ones_like(columns)
-    weight[1 : (width + 1) // 2] = 2.0
+    weight = multiplicity(width).to(image.device)
     edges = [math.inf, *(0.25 / 2**octave for octave in range(octaves))]
     return [((radius > low) & (radius <= high)) * weight for high, low in itertools.pairwise(edges)]
 

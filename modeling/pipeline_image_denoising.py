@@ -1,11 +1,9 @@
 """The transformers pipeline "image-denoising": an image in, the same image out without its noise.
 
     from transformers import pipeline
-    import modeling  # registers the task
-    from modeling.image_files import save_image
 
-    denoise = pipeline("image-denoising", model="checkpoints/vit-unet-denoiser")
-    save_image(denoise("photo.jpg", preset="wavelet"), "restored.jpg")
+    denoise = pipeline("image-denoising", model="checkpoints/vit-unet-denoiser", trust_remote_code=True)
+    denoise("photo.jpg", preset="wavelet").save("restored.jpg")
 
 Letters in shapes: B images, C channels, H x W pixels, h x w a map of a control.
 """

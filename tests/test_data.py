@@ -257,6 +257,38 @@ def test_a_stream_goes_on_where_it_stopped(image_folder):
     assert not torch.equal(whole[0]["labels"], whole[6]["labels"])
 
 
+@pytest.mark.filterwarnings("ignore:.* cannot be decoded")
+def test_a_broken_image_of_a_stream_is_passed_over_by_its_own_process_alone(tmp_path, image_folder):
+    shutil.copytree(image_folder, tmp_path / "images")
+    (tmp_path / "images" / "3-broken.png").write_bytes(b"no image")
+    dataset = load_images(str(tmp_path / "images"), streaming=True)
+    streams = [StreamedSamples(maker(), dataset, ("image",), 0, 16, 1, 2, process, 2) for process in (0, 1)]
+    made = [list(stream) for stream in streams]
+    assert [len(items) for items in made] == [8, 8]
+    assert sum(stream.unreadable for stream in streams) == 2  # once in each of two epochs
+    whole = list(StreamedSamples(maker(), load_images(str(image_folder), streaming=True), ("image",), 0, 4, 1))
+    for item, expected in zip((made[0][0], made[0][1], made[1][0]), whole, strict=False):
+        assert torch.equal(item["labels"], expected["labels"])
+
+
+def test_a_streamed_pair_has_one_size(tmp_path):
+    for name, side in (("a", 8), ("b", 9)):
+        Image.new("RGB", (side, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "metadata.jsonl").write_text('{"clean_file_name": "a.png", "noisy_file_name": "b.png"}\n')
+    pairs = load_images(str(tmp_path), image_column="clean", noisy_column="noisy", streaming=True)
+    with pytest.raises(ValueError, match="must have one size"):
+        next(iter(StreamedSamples(maker(noise=None), pairs, ("clean", "noisy"), 0, 4, 1)))
+
+
+def test_metadata_in_parquet_lies_beside_images(tmp_path, image_folder):
+    shutil.copytree(image_folder, tmp_path / "images")
+    rows = [{"file_name": path.name, "other": 1} for path in sorted(image_folder.iterdir())]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "images" / "metadata.parquet")
+    assert len(load_images(str(tmp_path / "images"))) == len(rows)
+    with pytest.raises(ValueError, match="has no configuration 'small'"):
+        load_images(str(tmp_path / "images"), config="small")
+
+
 def test_crops_on_the_device_are_cut_from_their_images(tmp_path):
     """Images of several sizes, one of them smaller than the crop, mirrored and transposed or not."""
     noise = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from interface.denoise_tab import build_denoise_tab, preset_labels
-from interface.painting import backdrop, held_where, painted_area, sharp_area
+from interface.painting import backdrop, held_where, mask_area, painted_area, sharp_area, small_area
 from interface.pictures import PUT_AWAY, Pictures, opened
 from interface.restorer import AS_STARTED, Networks, Restorer, TrainedHere
 from interface.scores import scores_table
@@ -51,7 +51,7 @@ def served(photo, monkeypatch):
             raise ValueError("Loss weights sum to 0: give one a positive weight.")
         return noisy.clamp(0, 1)
 
-    def attention(noisy, noise_level):
+    def attention(noisy):
         return torch.arange(2.0)[None, None, None].expand(1, 1, 2, 2)  # the right half
 
     with gr.Blocks(analytics_enabled=False) as app:
@@ -252,6 +252,25 @@ def test_where_the_vit_looks(model):
     assert area.shape == (1, 1, 40, 56) and 0 <= area.min() < area.max() <= 1
 
 
+def test_areas_are_no_larger_than_they_must_be(tmp_path):
+    Image.new("L", (3000, 1), 255).save(tmp_path / "line.png")
+    assert mask_area(str(tmp_path / "line.png")).shape == (1, 1, 1, 2048)
+    area = torch.rand(1, 1, 9, 7)
+    assert torch.equal(small_area(area), area)
+    weights, emphasis = held_where(area, {"wavelet": 1.0, "amplitude": 0.0}, 2.0)
+    assert set(weights) == {"wavelet", "pixel"} and torch.equal(emphasis, 2 * area)
+
+
+def test_a_network_that_takes_no_noise_level_is_not_told_it(photo):
+    model = randomised(ViTUNetForImageDenoising(tiny_config(noise_conditioned=False)))
+    restorer, noisy = Restorer(model), torch.rand(3, 20, 24)
+    assert torch.equal(restorer(noisy, None, None, 0.1), restorer(noisy))
+    with gr.Blocks(analytics_enabled=False) as app:
+        build_denoise_tab(app, restorer, TERMS, 4.0, [photo], takes_noise_level=False)
+    (told,) = (block for block in app.blocks.values() if isinstance(block, gr.Accordion))
+    assert not told.visible
+
+
 def test_presets_are_buttons_whose_labels_say_what_they_are():
     terms = {name: term.label for name, term in LOSS_TERMS.items()}
     labels = preset_labels(terms)
@@ -283,8 +302,8 @@ def test_a_network_trained_here_is_asked_where_its_own_vit_looks(model, trained)
     own = Restorer(model)
     networks = Networks(own, model.config.conditioned_terms, 4.0, trained, own.attention)
     noisy = torch.rand(3, 40, 56)
-    looked = {name: networks.attention(name)(noisy, 0.1) for name in (AS_STARTED, "other")}
-    assert torch.equal(looked["other"], trained.restorer("other").attention(noisy, 0.1))
+    looked = {name: networks.attention(name)(noisy) for name in (AS_STARTED, "other")}
+    assert torch.equal(looked["other"], trained.restorer("other").attention(noisy))
     assert not torch.equal(looked["other"], looked[AS_STARTED])
     assert networks.attention("without a ViT") is None
     assert networks.in_use("other")[1] and not networks.in_use("emphasis")[1]

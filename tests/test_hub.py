@@ -25,10 +25,11 @@ from huggingface_hub import ModelCard, SpaceCard, constants
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from modeling import ViTUNetConfig, ViTUNetForImageDenoising, ViTUNetImageProcessor
+from modeling import ViTUNetConfig, ViTUNetForImageDenoising
 from tests.conftest import TINY_HYBRID, randomised, tiny_config
 from training import hub
 from training.arguments import TrainingArguments
+from training.checkpoints import save_model
 
 RUN = {"dataset": "/home/somebody/photographs", "output_dir": "/home/somebody/runs/mine", "seed": 0, "max_steps": 10}
 RUN |= {"min_noise_level": 0.0, "max_noise_level": 75.0, "noise": None, "model": None, "hub_model_id": "user/tiny-1.0"}
@@ -157,8 +158,7 @@ def run_dir(tmp_path_factory) -> Path:
     """What a finished run leaves: arguments, log and model."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
-    randomised(ViTUNetForImageDenoising(tiny_config())).save_pretrained(folder / "model")
-    ViTUNetImageProcessor().save_pretrained(folder / "model")
+    save_model(randomised(ViTUNetForImageDenoising(tiny_config())), folder / "model")
     (folder / "arguments.json").write_text(json.dumps(RUN))
     lines = [{"step": 5, "psnr_25": 27.5}, {"step": 10, "psnr_25": 28.5}, {"step": 10, "loss": 0.1}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -314,3 +314,39 @@ def test_only_what_can_be_read_is_listed(tmp_path):
     for name in ("b.png", "a.JPG", "a.pdf", "._a.png", "a.txt"):
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in photographs(tmp_path)] == ["a.JPG", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "box", "byte", "deep"),
+    [("jp2", b"ihdr", 14, 15), ("j2k", b"\xff\x4f", 42, 15), ("avif", b"av1C", 6, 0x4C)],
+)
+def test_deep_colours_that_pil_would_cut_are_refused(tmp_path, ending, box, byte, deep):
+    path = written(tmp_path / f"photo.{ending}")
+    assert read_photograph(path).shape == (3, 5, 7)
+    content = bytearray(path.read_bytes())
+    content[content.index(box) + byte] = deep  # the header of a file of 16, or 10, bits
+    if ending == "avif":  # says it twice
+        place = content.index(b"pixi") + 9
+        content[place : place + 3] = bytes([10, 10, 10])
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="16 bits"):
+        read_photograph(path)
+
+
+def test_a_resolution_that_is_no_number_is_left_out(tmp_path):
+    tags = {282: (0, 0), 283: (0, 0), 296: 2}  # 0 / 0 dots per inch
+    written(tmp_path / "scan.tif", tiffinfo=tags)
+    samples, original = open_image(tmp_path / "scan.tif")
+    assert "dpi" not in original.info
+    save_image(original.like(to_rgb(samples)), tmp_path / "scan.png")
+
+
+def test_folders_are_no_photographs(tmp_path):
+    (tmp_path / "scans.tif").mkdir()
+    inside = written(tmp_path / "scans.tif" / "a.png")
+    assert photographs(tmp_path) == [inside]
+
+
+def test_half_precision_with_alpha():
+    samples, original = open_image(torch.rand(4, 5, 7).bfloat16())
+    assert samples.shape == (3, 5, 7) and original.alpha.shape == (5, 7)

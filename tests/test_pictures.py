@@ -10,6 +10,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from gradio.utils import is_static_file
 from PIL import Image
 
 from interface.hand import REST, Hand
@@ -65,9 +66,22 @@ def test_pictures_are_lossless_and_do_not_pile_up():
     assert torch.equal(torch.from_numpy(np.array(Image.open(again))).permute(2, 0, 1) / 255, image)
     for width, suffix in ((16383, ".webp"), (16384, ".png")):  # WebP's longest side, and one that it has no room for
         long = torch.randint(0, 256, (3, 9, width)) / 255
-        shown = Path(pictures.file(long, only_shown=True))
-        assert shown.suffix == suffix
-        assert torch.equal(torch.from_numpy(np.array(Image.open(shown))).permute(2, 0, 1) / 255, long)
+        for found, expected in ((pictures, suffix), (Pictures(near=True), ".bmp")):
+            shown = Path(found.file(long, only_shown=True))
+            assert shown.suffix == expected
+            assert torch.equal(torch.from_numpy(np.array(Image.open(shown))).permute(2, 0, 1) / 255, long)
+
+
+def test_large_pictures_are_fewer():
+    pictures = Pictures(seconds=0, near=True, kept_bytes=3000)  # one of these takes 1254
+    files = [Path(pictures.file(torch.rand(3, 20, 20), only_shown=True)) for _ in range(5)]
+    assert [file.exists() for file in files] == [False, False, False, True, True]
+
+
+def test_gradio_takes_pictures_from_where_they_lie():
+    """It would hash and copy each of them, and forget some of the copies."""
+    pictures = Pictures()
+    assert is_static_file(Path(pictures.file(torch.rand(3, 4, 4))))
 
 
 def test_pictures_that_were_just_asked_for_stay(tmp_path):

@@ -16,6 +16,7 @@ from modeling import PRESETS, ImageDenoisingPipeline, ViTUNetConfig, ViTUNetForI
 from modeling.image_files import open_image, save_image
 from modeling.pipeline_image_denoising import as_control
 from tests.conftest import TINY_HYBRID, randomised, tiny_config
+from training.checkpoints import save_model
 
 GENERATOR = np.random.default_rng(0)
 PIXELS = GENERATOR.integers(0, 256, (33, 41, 4), dtype=np.uint8)
@@ -212,8 +213,8 @@ pipe(Image.open(sys.argv[2]), preset="wavelet", tile_size=16).save(sys.argv[3])
 
 
 def test_a_stranger_loads_the_pipeline_without_the_package(pipe, tmp_path):
-    """`save_pretrained` of the pipeline copies its code too: from another folder, offline, without the repository."""
-    pipe.save_pretrained(tmp_path / "downloaded")
+    """What training saves holds the pipeline's code too: from another folder, offline, without the repository."""
+    save_model(pipe.model, tmp_path / "downloaded")
     PHOTO.save(tmp_path / "photo.png")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}

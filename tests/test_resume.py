@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,8 +64,11 @@ def assert_same(output_dir: Path, expected_dir: Path) -> None:
     )
     for index, state in moments.items():
         assert all(torch.equal(value, expected_moments[index][name]) for name, value in state.items()), index
+    timing = {"images_per_second", "waiting_share"}
     for line, expected in zip(metrics(output_dir), metrics(expected_dir), strict=True):
-        assert line["step"] == expected["step"] and line["loss"] == expected["loss"]
+        assert {k: v for k, v in line.items() if k not in timing} == {
+            k: v for k, v in expected.items() if k not in timing
+        }
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,7 @@ def unbroken(tmp_path_factory, image_folder) -> dict[int, Path]:
     return folders
 
 
-@pytest.mark.parametrize(("processes", "workers", "seed"), [(1, 0, 1), (1, 2, 2), (2, 0, 3)])
+@pytest.mark.parametrize(("processes", "workers", "seed"), [(1, 2, 2), (2, 0, 3)])
 def test_killed_at_random_and_resumed_is_bit_identical(processes, workers, seed, unbroken, tmp_path, image_folder):
     launcher = (sys.executable,) if processes == 1 else TWO_PROCESSES
     last_words = random.Random(seed).randint(4, 9)  # lines of the log, one a step
@@ -117,6 +121,16 @@ def test_nobody_goes_on_past_the_end(tmp_path, image_folder):
     run_here(tmp_path, image_folder, "--max_steps", "3")
     with pytest.raises(ValueError, match="past max_steps=2"):
         run_here(tmp_path, image_folder, "--max_steps", "2", "--resume", "true")
+
+
+def test_a_run_goes_on_with_the_same_images(tmp_path, image_folder):
+    """One more, and others would be held out."""
+    shutil.copytree(image_folder, tmp_path / "images")
+    common = (tmp_path / "run", tmp_path / "images", "--max_steps", "3")
+    run_here(*common, "--stop_at_step", "2")
+    shutil.copy(tmp_path / "images" / "0.png", tmp_path / "images" / "more.png")
+    with pytest.raises(ValueError, match="holds 7 images and held 6"):
+        run_here(*common, "--resume", "true")
 
 
 def test_a_run_goes_on_with_as_many_processes(tmp_path, image_folder):

@@ -13,7 +13,9 @@ from interface.sliders import slider
 def test_a_number_beyond_an_end_is_that_end(typed, meant):
     with gr.Blocks():
         made = slider(0.25, 1, 0.5, step=0.01, precision=2)
-    assert made.preprocess(typed) == meant
+        updated = made.__class__(**made.constructor_args)  # as Gradio makes it anew
+    assert made.preprocess(typed) == updated.preprocess(typed) == meant
+    assert made.get_block_name() == "slider"
 
 
 def test_no_slider_of_the_app_has_a_button_that_moves_it_alone(model):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 
+import training.study
+import training.train
 from modeling import ViTUNetForImageDenoising
+from training.arguments import parse_arguments
 from training.study import Study, gigamacs, main
 
 TINY = {"hidden_sizes": [4, 8], "encoder_blocks": [1, 1], "decoder_blocks": [1], "bottleneck_blocks": 1}
@@ -26,14 +32,34 @@ def write(folder: Path, **changes) -> Path:
     return path
 
 
-def test_a_study_ends_in_a_table(tmp_path, image_folder, capsys):
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Training runs do not start an interpreter each."""
+
+    def train(command: list[str], check: bool) -> None:
+        assert command[:3] == [sys.executable, "-m", "training.train"] and check
+        AcceleratorState._reset_state(reset_partial_state=True)
+        training.train.train(parse_arguments(command[3:]))
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    monkeypatch.setattr(training.study, "subprocess", SimpleNamespace(run=train))
+
+
+def test_a_study_publishes_nothing(tmp_path, image_folder):
+    path = write(tmp_path, variants={"plain": {"push_to_hub": True, "hub_model_id": "user/name"}})
+    with pytest.raises(ValueError, match="leave out push_to_hub"):
+        main([str(path), "--dataset", str(image_folder)])
+
+
+def test_a_study_ends_in_a_table(tmp_path, image_folder, capsys, in_this_process):
     path = write(tmp_path)
     study = Study.read(path)
     half = Study(study.recipe, study.output_dir, {**study.arguments, "stop_at_step": 1}, study.variants)
     half.train("plain", str(image_folder))
     assert not (study.folder("plain") / "model").exists()
     main([str(path), "--dataset", str(image_folder)])  # goes on with one, begins the other
-    header, *rows = capsys.readouterr().out.strip().splitlines()
+    printed = capsys.readouterr().out
+    header, *rows = printed[printed.index("variant ") :].strip().splitlines()
     assert "dB at 50" in header and [row.split()[0] for row in rows] == list(VARIANTS)
     before = (study.folder("gated") / "model" / "model.safetensors").stat().st_mtime_ns
     main([str(path), "--dataset", str(image_folder), "--only", "gated"])

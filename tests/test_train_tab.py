@@ -25,7 +25,7 @@ from interface.figures import Chart, charts
 from interface.restorer import TrainedHere
 from interface.train_tab import FINE_TUNE, FRESH, NOTHING_YET, build_train_tab, duration, run_arguments, status
 from interface.training_run import ROOT, UNKNOWN_TO_DATASETS, Run, Training, chosen_images, image_count, trainable
-from modeling import ViTUNetForImageDenoising
+from modeling import TRAINABLE_TERMS, ViTUNetForImageDenoising
 from modeling.image_files import readable_endings
 from tests.conftest import randomised, tiny_config
 from training.data import load_images
@@ -180,6 +180,21 @@ def test_a_deleted_run_leaves_the_page(tmp_path):
     assert [button["interactive"] for button in (start, stop, go_on)] == [True, False, False]
 
 
+def test_others_may_not_name_folders_of_this_machine(tmp_path):
+    with gr.Blocks(analytics_enabled=False) as app:
+        build_train_tab(app, Training(tmp_path), "network", True, own_machine=False)
+    start = next(function.fn for function in app.fns.values() if function.name == "start_run")
+    with pytest.raises(gr.Error, match="upload files"):
+        start(None, str(tmp_path), FINE_TUNE, False, 100, 1e-3, 0.0, *[0.0] * len(TRAINABLE_TERMS))
+
+
+def test_a_start_that_fails_leaves_nothing(tmp_path):
+    training = Training(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        training.start(Path("recipe.yaml"), [tmp_path / "gone.png"], {})
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_what_datasets_finds_is_counted(tmp_path):
     for name in ("a.png", "b.avif", ".hidden.png", "__cache/c.png", "deep/d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -221,6 +236,11 @@ def test_a_run_that_does_not_answer_is_killed(leaving, tmp_path, monkeypatch):
         ({"learning_rate": float("nan")}, "Learning rate = nan"),
         ({"learning_rate": None}, "Learning rate = None"),
         ({"loss_weights": {"pixel": 0}}, "All loss weights are 0"),
+        (
+            {"loss_weights": {"wavelet": 1.0}, "terms": ("pixel",)},
+            r"does not know \['Wavelet.*start from a fresh network",
+        ),
+        ({"emphasis": 2.0, "max_emphasis": 1.0}, "an emphasis up to 1: lower it"),
     ],
 )
 def test_bad_numbers_are_refused(changes, message):

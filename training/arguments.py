@@ -23,7 +23,8 @@ class TrainingArguments:
         }
     )
     output_dir: str = field(metadata={"help": "Folder for checkpoints, metrics.jsonl and the final model."})
-    dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset, or of Parquet files."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     image_column: str = field(default="image", metadata={"help": "Column that holds the clean images."})
     noisy_column: str | None = field(
         default=None, metadata={"help": "Column with real noisy versions of them. Default: noise is added."}
@@ -203,10 +204,10 @@ class TrainingArguments:
         self._check_combinations()
         if self.noise:
             Noise(self.noise)  # refuses what it cannot make
-        if not 0 <= self.min_noise_level <= self.max_noise_level:
+        if not 0 <= self.min_noise_level <= self.max_noise_level <= 255:
             raise ValueError(
                 f"min_noise_level={self.min_noise_level} and max_noise_level={self.max_noise_level} must satisfy "
-                "0 <= min <= max (in 255ths)."
+                "0 <= min <= max <= 255 (in 255ths)."
             )
 
     def flat(self) -> dict[str, str | int | float | bool]:
@@ -217,6 +218,8 @@ class TrainingArguments:
     def _check_combinations(self) -> None:
         if self.model and self.model_config:
             raise ValueError(f"model={self.model!r} has its own config: leave out model_config={self.model_config}.")
+        if self.model and self.preset != "small":
+            raise ValueError(f"model={self.model!r} is no fresh network: leave out preset={self.preset!r}.")
         if self.model and self.backbone:
             raise ValueError(f"model={self.model!r} has its own ViT: leave out backbone={self.backbone!r}.")
         if self.teacher and self.sample_losses and not self.corner_probability:
@@ -244,9 +247,10 @@ class TrainingArguments:
                 )
         if self.data_on_device:
             wrong = {"crop_size 0": not self.crop_size, "noise": self.noise, "noisy_column": self.noisy_column}
+            wrong["num_workers"] = self.num_workers
             if any(wrong.values()):
                 raise ValueError(
-                    "data_on_device makes crops with white Gaussian noise: leave out "
+                    "data_on_device makes crops with white Gaussian noise, without a loader: leave out "
                     f"{', '.join(name for name, given in wrong.items() if given)}."
                 )
         if self.cuda_graph:
@@ -333,8 +337,8 @@ def read_arguments(path: Path) -> dict:
     return {**asdict(TrainingArguments(dataset="", output_dir="")), **json.loads(path.read_text())}
 
 
-def write_arguments(arguments: TrainingArguments, output_dir: Path, resumed: bool) -> None:
-    """Keeps the run's arguments in `arguments.json`; a resumed run with other ones is refused."""
+def checked_arguments(arguments: TrainingArguments, output_dir: Path, resumed: bool) -> dict:
+    """What `write_arguments` keeps. Raises `ValueError` for a resumed run with other arguments; writes nothing."""
     path = output_dir / "arguments.json"
     values = json.loads(json.dumps(asdict(arguments)))  # as it will be read back
     if resumed and path.is_file():
@@ -345,8 +349,12 @@ def write_arguments(arguments: TrainingArguments, output_dir: Path, resumed: boo
             raise ValueError(
                 f"{output_dir} was started with other arguments: {details}. Use them, or another output_dir."
             )
-        values = {**first, **values, "resume": False, "stop_at_step": None}
-    else:
-        values["git_commit"] = git_commit()
+        return {**first, **values, "resume": False, "stop_at_step": None}
+    return {**values, "git_commit": git_commit()}
+
+
+def write_arguments(arguments: TrainingArguments, output_dir: Path, resumed: bool) -> None:
+    """Keeps the run's arguments in `arguments.json`; a resumed run with other ones is refused."""
+    values = checked_arguments(arguments, output_dir, resumed)
     output_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    (output_dir / "arguments.json").write_text(json.dumps(values, indent=2) + "\n")

@@ -14,7 +14,10 @@ from collections.abc import Sequence
 
 import torch
 
-from modeling import ViTUNetForImageDenoising, ViTUNetImageProcessor
+from modeling import ViTUNetForImageDenoising
+from training.checkpoints import save_model
+
+NOT_OF_THE_NETWORK = ("_name_or_path", "dtype", "custom_pipelines")  # what a config tells of files
 
 
 @torch.no_grad()
@@ -25,7 +28,7 @@ def average(models: Sequence[ViTUNetForImageDenoising], shares: Sequence[float])
     """
     if len(models) != len(shares) or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"{list(shares)} must be one share for each of the {len(models)} models, and sum to 1.")
-    settings = [{**model.config.to_dict(), "_name_or_path": None, "dtype": None} for model in models]
+    settings = [{**model.config.to_dict(), **dict.fromkeys(NOT_OF_THE_NETWORK)} for model in models]
     different = sorted({name for other in settings for name in other if other[name] != settings[0].get(name)})
     if different:
         raise ValueError(f"The networks differ in {different}: only those of one config have an average.")
@@ -45,8 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", required=True)
     arguments = parser.parse_args(argv)
     models = [ViTUNetForImageDenoising.from_pretrained(path, dtype=torch.float32).eval() for path in arguments.models]
-    average(models, arguments.shares).save_pretrained(arguments.output_dir)
-    ViTUNetImageProcessor().save_pretrained(arguments.output_dir)
+    save_model(average(models, arguments.shares), arguments.output_dir)
     print(f"Saved {arguments.output_dir}, the average of {len(models)} networks")
 
 

@@ -39,7 +39,9 @@ class Data:
         self.arguments, self.samples_per_step = arguments, samples_per_step
         columns = (arguments.image_column, arguments.noisy_column)
         self.columns = tuple(column for column in columns if column)
-        dataset = load_images(arguments.dataset, arguments.dataset_split, *columns, arguments.streaming)
+        source = arguments.dataset, arguments.dataset_split, *columns, arguments.streaming
+        dataset = load_images(*source, arguments.dataset_config)
+        self.images = None if arguments.streaming else len(dataset)  # in all
         dataset, held_out = self._split(dataset)
         self.held_out = validation_images(*self._stores(held_out, keep=False)) if held_out else []
         if not arguments.crop_size:
@@ -78,6 +80,8 @@ class Data:
             return dataset, None
         if arguments.streaming:  # the first of the stream, which are then passed over
             rows = list(undecoded(dataset, self.columns).take(size))
+            if len(rows) < size:
+                raise ValueError(f"{arguments.dataset} holds {len(rows)} images: lower validation_size={size}.")
             return dataset.skip(size), datasets.Dataset.from_list(rows, features=dataset.features)
         if len(dataset) <= size:
             raise ValueError(f"{arguments.dataset} holds {len(dataset)} images: lower validation_size={size}.")

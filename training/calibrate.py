@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 
 import torch
 from torch import Tensor
 
-from modeling import ViTUNetConfig, ViTUNetForImageDenoising, ViTUNetImageProcessor
+from modeling import ViTUNetConfig, ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
 from modeling.image_files import photographs, read_photograph
+from training.checkpoints import save_model
 
 SIDE = 256  # pixels of each photograph, from its middle
 
@@ -69,7 +71,9 @@ def main(argv: list[str] | None = None) -> None:
     model = ViTUNetForImageDenoising.from_pretrained(arguments.model, dtype=torch.float32).eval()
     model = model.to(memory_format=torch.channels_last)
     files = photographs(arguments.dataset)
-    files = files[:: max(1, len(files) // arguments.limit)][: arguments.limit]
+    if arguments.limit < 1:
+        parser.error(f"--limit {arguments.limit} must be at least 1.")
+    files = files[:: math.ceil(len(files) / arguments.limit)]
     images = []
     for file in files:
         image = read_photograph(file)
@@ -82,8 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("loss_strengths", "fidelity_share"):
         if (value := getattr(arguments, name)) is not None:
             setattr(model.config, name, getattr(ViTUNetConfig(**{name: value}), name))  # checked
-    model.save_pretrained(arguments.output)
-    ViTUNetImageProcessor().save_pretrained(arguments.output)
+    save_model(model, arguments.output)
     sizes = [255 * pattern.square().mean().sqrt().item() for pattern in (before, after)]
     print(f"{len(images)} images; stripe {sizes[0]:.4f} of 255 before, {sizes[1]:.4f} after (root mean square)")
 

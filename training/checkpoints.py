@@ -1,4 +1,6 @@
-"""Checkpoints of a run: `checkpoint-{step:07d}` folders, written beside and then renamed, so that each one is whole.
+"""What training saves: models, and the checkpoints of a run.
+
+Checkpoints are `checkpoint-{step:07d}` folders, written beside and then renamed, so that each one is whole.
 
 Accelerate saves model, optimiser and random states; beside them stand the averaged weights (`ema.safetensors`) and
 where the run is (`progress.json`).
@@ -15,7 +17,20 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from modeling import ImageDenoisingPipeline, ViTUNetForImageDenoising, ViTUNetImageProcessor
+
 _NAME = re.compile(r"checkpoint-(\d{7,})")
+
+
+def save_model(
+    model: ViTUNetForImageDenoising, folder: str | Path, processor: ViTUNetImageProcessor | None = None
+) -> None:
+    """Saves what loads anywhere with `trust_remote_code=True`: the model, its processor, its pipeline, and their code.
+
+    The image processor's file is the last to be written.
+    """
+    processor = processor or ViTUNetImageProcessor()
+    ImageDenoisingPipeline(model=model, image_processor=processor, device=model.device).save_pretrained(folder)
 
 
 def checkpoints(output_dir: str | Path) -> list[Path]:

@@ -36,15 +36,18 @@ def load_images(
     image_column: str = "image",
     noisy_column: str | None = None,
     streaming: bool = False,
+    config: str | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Images by name of their column, clean ones and perhaps noisy ones: what `datasets` can read.
 
     `name_or_path` is a Hub dataset, a folder of images (searched recursively; with a `metadata.jsonl`, pairs:
     `noisy_file_name` and `clean_file_name` give the columns `noisy` and `clean`), a Parquet file, or a folder of them,
-    which may be named after their splits, as on the Hub.
+    which may be named after their splits, as on the Hub. `config` names a configuration of a Hub dataset.
     """
     path = Path(name_or_path)
-    if path.is_dir() and not any(path.rglob("*.parquet")):
+    if config and path.exists():
+        raise ValueError(f"{name_or_path} lies on this machine and has no configuration {config!r}: leave it out.")
+    if path.is_dir() and not any(file.name != "metadata.parquet" for file in path.rglob("*.parquet")):
         # Named as one split, because `data_dir` would sort files into splits by words such as "test" in their names.
         source = ("imagefolder", {"data_files": {split: [f"{glob.escape(name_or_path)}/**"]}, "drop_labels": True})
     elif path.is_dir():
@@ -54,7 +57,7 @@ def load_images(
     elif path.is_absolute() or path.exists():
         raise ValueError(f"{name_or_path} is no folder and no Parquet file: name one, or a dataset on the Hub.")
     else:
-        source = (name_or_path, {})
+        source = (name_or_path, {"name": config})
     try:
         dataset = datasets.load_dataset(source[0], split=split, streaming=streaming, **source[1])
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # each source says it in its own way
@@ -77,7 +80,7 @@ def load_images(
 def _parquet_files(folder: Path, split: str) -> list[str]:
     """Those of a split where files or folders are named after splits, as on the Hub; all of them where none is."""
     found: dict[str | None, list[str]] = {}
-    for file in sorted(folder.rglob("*.parquet")):
+    for file in sorted(folder.rglob("*.parquet")):  # `metadata.parquet` may lie beside images
         parts = (re.match(r"(train|test|validation)([-._]|$)", part) for part in file.relative_to(folder).parts)
         found.setdefault(next((part[1] for part in parts if part), None), []).append(glob.escape(str(file)))
     if set(found) != {None} and split not in found:
@@ -254,7 +257,7 @@ def folder_repeats(dataset: datasets.Dataset, image_column: str, repeats: Mappin
     if not repeats:
         return [1] * len(dataset)
     files = dataset.cast_column(image_column, datasets.Image(decode=False))[image_column]
-    parents = [Path(file["path"] or "").parent for file in files]
+    parents = [Path((file or {}).get("path") or "").parent for file in files]
     common = os.path.commonpath(parents) if all(path.is_absolute() for path in parents) else ""
     folders = [set(path.relative_to(common).parts) for path in parents]
     unknown = [name for name in repeats if not any(name in parts for parts in folders)]

@@ -66,7 +66,8 @@ class EvaluationArguments:
     )
 
     # The images
-    dataset_split: str = field(default="test", metadata={"help": "Split of a Hub dataset."})
+    dataset_split: str = field(default="test", metadata={"help": "Split of a Hub dataset, or of Parquet files."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     image_column: str = field(default="image", metadata={"help": "Column that holds the clean images."})
     limit: int | None = field(default=None, metadata={"help": "Only so many images of each set, the first ones."})
 
@@ -99,6 +100,8 @@ class EvaluationArguments:
             raise ValueError(f"--sweep {self.sweep} must name one of {list(TRAINABLE_TERMS[1:])}.")
         if unknown := [name for name in self.preset if name not in PRESETS]:
             raise ValueError(f"--preset {unknown} must be among {list(PRESETS)}.")
+        if self.function and self.dtype != "float32":
+            raise ValueError(f"--dtype {self.dtype} is the model's, and --function {self.function} has its own.")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"--dtype {self.dtype} must be float32 or bfloat16.")
         if self.limit is not None and self.limit < 1:
@@ -243,15 +246,19 @@ def load_model(name_or_path: str, dtype: torch.dtype = torch.float32) -> ViTUNet
 
 def named_sets(datasets: list[str]) -> dict[str, str]:
     """Name of each test set -> where it is: folders by their last part, where that tells them apart."""
-    paths = [Path(dataset) for dataset in datasets]
-    short = [
-        path.resolve().name if path.is_dir() else path.stem if path.suffix == ".parquet" else dataset
-        for path, dataset in zip(paths, datasets, strict=True)
-    ]
-    names = [name if short.count(name) == 1 else dataset for name, dataset in zip(short, datasets, strict=True)]
-    if len(set(names)) < len(names):
+    parts = {}
+    for dataset in datasets:
+        path = Path(dataset).resolve()
+        ending = "" if path.suffix == ".parquet" else path.suffix
+        parts[dataset] = path.with_suffix(ending).parts if path.exists() else (dataset,)  # a path, or on the Hub
+    named = {}
+    for dataset, own in parts.items():  # no more of a path than tells it apart: the name is published
+        others = [other for name, other in parts.items() if name != dataset]
+        needed = next((n for n in range(1, len(own)) if own[-n:] not in [other[-n:] for other in others]), len(own))
+        named["-".join(own[-needed:])] = dataset
+    if len(named) < len(datasets):
         raise ValueError(f"--dataset {' '.join(datasets)} names a set more than once: leave out the repetitions.")
-    return dict(zip(names, datasets, strict=True))
+    return named
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -265,7 +272,7 @@ def main(argv: list[str] | None = None) -> dict:
     settings = chosen_settings(arguments)
     stores = {}
     for name, dataset in named_sets(arguments.dataset).items():
-        images = load_images(dataset, arguments.dataset_split, arguments.image_column)
+        images = load_images(dataset, arguments.dataset_split, arguments.image_column, config=arguments.dataset_config)
         if arguments.limit:
             images = images.select(range(min(arguments.limit, len(images))))
         stores[name] = ImageStore(images, arguments.image_column, keep=False)

@@ -123,7 +123,7 @@ def eval_results(results: dict) -> list[EvalResult]:
             for setting, values in table.items():
                 # The Hub tells entries of one data set apart by their config alone.
                 config = f"sigma {level}" + (f", {setting}" if len(table) > 1 else "")
-                config += ", self-ensemble" if results["protocol"].get("self_ensemble") else ""
+                config += "".join(f", {how}" for how in _unusual(results["protocol"]))
                 for measure, value in values.items():
                     if not math.isfinite(value):
                         continue
@@ -141,6 +141,16 @@ def eval_results(results: dict) -> list[EvalResult]:
                         )
                     )
     return entries
+
+
+def _unusual(protocol: dict) -> list[str]:
+    """What sets an evaluation apart from one that is blind, in float32, of each image once."""
+    unusual = {
+        "self-ensemble": protocol.get("self_ensemble"),
+        "noise level told": protocol.get("noise_level_told"),
+        protocol.get("dtype"): protocol.get("dtype", "float32") != "float32",
+    }
+    return [name for name, holds in unusual.items() if holds]
 
 
 def write_model_index(results: dict, path: str | Path) -> None:

@@ -17,8 +17,9 @@ import json
 import torch
 from torch import Tensor, nn
 
-from modeling import ViTUNetConfig, ViTUNetForImageDenoising, ViTUNetImageProcessor
+from modeling import ViTUNetConfig, ViTUNetForImageDenoising
 from modeling.unet import ConvBlock, FeatureModulation, GatedBlock
+from training.checkpoints import save_model
 
 GROWING = ("hidden_sizes", "encoder_blocks", "bottleneck_blocks", "decoder_blocks", "vit_projection_sizes")
 
@@ -96,8 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(arguments.seed)
     model = ViTUNetForImageDenoising.from_pretrained(arguments.model, dtype=torch.float32)
     larger = grown(model, **arguments.model_config)
-    larger.save_pretrained(arguments.output_dir)
-    ViTUNetImageProcessor().save_pretrained(arguments.output_dir)
+    save_model(larger, arguments.output_dir)
     sizes = [sum(parameter.numel() for parameter in each.parameters()) / 1e6 for each in (model, larger)]
     print(f"{sizes[0]:.2f} -> {sizes[1]:.2f} million parameters, saved in {arguments.output_dir}")
 

@@ -33,6 +33,7 @@ from PIL import Image
 from transformers import HfArgumentParser
 
 from modeling import ViTUNetForImageDenoising, ViTUNetImageProcessor
+from training.checkpoints import save_model
 from training.evaluation_report import eval_results
 
 ROOT = Path(__file__).parent.parent
@@ -255,8 +256,7 @@ def write_model(folder: Path, arguments: ModelArguments) -> None:
     model = ViTUNetForImageDenoising.from_pretrained(arguments.model).eval()
     has_processor = (Path(arguments.model) / "preprocessor_config.json").is_file()
     processor = ViTUNetImageProcessor.from_pretrained(arguments.model) if has_processor else ViTUNetImageProcessor()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    save_model(model, folder, processor)
     write_card(folder, model, arguments)
 
 

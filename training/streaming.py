@@ -46,21 +46,25 @@ class StreamedSamples(IterableDataset):
         self.dataset = undecoded(dataset, columns)  # so that passing over an image costs no decoding
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        sample, last_epoch = self.first, None  # in which an image was read
-        for epoch, row in itertools.islice(self._rows(), self.first, None):
-            if sample == self.length:
+        made, last_epoch = 0, None  # samples of this process, and the epoch in which an image was read
+        for number, (epoch, row) in enumerate(itertools.islice(self._rows(), self.first, None)):
+            turn, place = divmod(made, self.batch_size)
+            sample = self.first + (turn * self.processes + self.process) * self.batch_size + place
+            if sample >= self.length:
                 return
             last_epoch = epoch if last_epoch is None else last_epoch
-            if sample // self.batch_size % self.processes == self.process:
-                images = self._decoded(row)
-                if images is None:
-                    self.unreadable += 1
-                    if epoch > last_epoch + 1:
-                        raise ValueError("None of the streamed images can be decoded.")
-                    continue
-                last_epoch = epoch
-                yield self.maker(sample, *images)
-            sample += 1
+            # By the row's number, and not by the sample's: a broken image is passed over by its own process alone.
+            if number // self.batch_size % self.processes != self.process:
+                continue
+            images = self._decoded(row)
+            if images is None:
+                self.unreadable += 1
+                if epoch > last_epoch + 1:
+                    raise ValueError("None of the streamed images can be decoded.")
+                continue
+            last_epoch = epoch
+            made += 1
+            yield self.maker(sample, *images)
 
     def _rows(self) -> Iterator[tuple[int, dict]]:
         """Epoch and row."""
@@ -83,4 +87,7 @@ class StreamedSamples(IterableDataset):
                 name = (source or {}).get("path") or "an image"
                 warnings.warn(f"{name} cannot be decoded and is skipped: {error}", stacklevel=2)
                 return None
+        if len({image.shape for image in images}) > 1:
+            sizes = " and ".join(str(tuple(image.shape)) for image in images)
+            raise ValueError(f"A streamed pair is of {sizes}: clean and noisy must have one size.")
         return images

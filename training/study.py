@@ -67,7 +67,10 @@ class Study:
         command = [self.recipe]
         for field, value in fields.items():
             command += [f"--{field}", value if isinstance(value, str) else json.dumps(value)]
-        _check_same(folder, parse_arguments(command))
+        arguments = parse_arguments(command)
+        if arguments.push_to_hub:
+            raise ValueError("A study's networks are not published: leave out push_to_hub.")
+        _check_same(folder, arguments)
         if not (folder / "model" / LAST_FILE).is_file():
             command += ["--resume", json.dumps(bool(checkpoints(folder)))]
             print(f"{name}: -m training.train {' '.join(command)}", file=sys.stderr, flush=True)

@@ -60,7 +60,8 @@ def run_images_per_second(arguments: TrainingArguments, output_dir: Path) -> lis
 def steps_of_an_epoch(arguments: TrainingArguments) -> int:
     if arguments.streaming:  # how long it is nobody knows
         return LONGEST
-    images = load_images(arguments.dataset, arguments.dataset_split, arguments.image_column)
+    source = arguments.dataset, arguments.dataset_split, arguments.image_column
+    images = load_images(*source, config=arguments.dataset_config)
     visits = sum(folder_repeats(images, arguments.image_column, arguments.folder_repeats))
     return min(-(-visits // arguments.batch_size), LONGEST)
 
@@ -76,6 +77,7 @@ def main() -> None:
     lines = max(-(-epoch // STEPS) + 1, 2)  # of the log
     short = {"max_steps": lines * STEPS, "logging_steps": STEPS, "validation_size": 0, "strip_steps": 0}
     short |= {"log_with": "none", "checkpoint_steps": 10**9, "gradient_accumulation_steps": 1, "crop_schedule": None}
+    short |= {"resume": False, "stop_at_step": None, "push_to_hub": False}
     arguments = dataclasses.replace(arguments, **short)
     bare, runs = [], []
     for number in range(ROUNDS):

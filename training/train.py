@@ -22,13 +22,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from transformers import set_seed
 
-from modeling import ViTUNetConfig, ViTUNetForImageDenoising, ViTUNetImageProcessor
+from modeling import ViTUNetConfig, ViTUNetForImageDenoising
 from modeling.degradations import indexed_gaussian_noise
 from modeling.losses import grid_imprint
 from modeling.metrics import psnr
-from training.arguments import TrainingArguments, parse_arguments, write_arguments
+from training.arguments import TrainingArguments, checked_arguments, parse_arguments, write_arguments
 from training.batches import Data
-from training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
+from training.checkpoints import checkpoints, load_checkpoint, save_checkpoint, save_model
 from training.graphs import GraphedStep, set_learning_rate
 from training.hub import check_can_publish, push_to_hub
 from training.interruption import Interruption
@@ -235,8 +235,6 @@ def build_accelerator(arguments: TrainingArguments) -> Accelerator:
         log_with=tracker,
         project_config=ProjectConfiguration(project_dir=arguments.output_dir, logging_dir=arguments.output_dir),
     )
-    if tracker:
-        accelerator.init_trackers("logs", config=arguments.flat())
     return accelerator
 
 
@@ -255,11 +253,16 @@ def train(arguments: TrainingArguments) -> None:
         )
     set_seed(arguments.seed)
     torch.backends.cudnn.benchmark = bool(arguments.crop_size)  # crops of one size: try once which kernels are fast
+    checked_arguments(arguments, output_dir, resumed=bool(newest))  # by every process, so that none waits for one
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_arguments(arguments, output_dir, resumed=bool(newest))
     accelerator.wait_for_everyone()
+    if arguments.log_with != "none":
+        accelerator.init_trackers("logs", config=arguments.flat())
 
     model = build_model(arguments, accelerator.device)
+    torch.manual_seed(arguments.seed + accelerator.process_index)  # one network, and dropout of its own in each process
     config = model.config
     if arguments.cuda_graph and not config.conditioned_terms:
         raise ValueError("cuda_graph needs a network with conditioned_terms, whose controls come with the batch.")
@@ -285,6 +288,11 @@ def train(arguments: TrainingArguments) -> None:
             "this network's loss_balance: set it to 0."
         )
     data = Data(arguments, config, samples_per_step)
+    if newest and (before := progress.get("images", data.images)) != data.images:
+        raise ValueError(
+            f"{arguments.dataset} holds {data.images} images and held {before} when {output_dir} began, which would "
+            "mix those held out with the others: give it the same ones, or begin another run from its --model."
+        )
     batches = data.batches(accelerator, step)
 
     teacher = build_teacher(arguments, config, accelerator.device) if arguments.teacher else None
@@ -304,8 +312,7 @@ def train(arguments: TrainingArguments) -> None:
                 continue
 
             step += 1
-            if not accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflow
-                average.update(ema_decay(step, arguments))
+            average.update(ema_decay(step, arguments))
             bar.update()
             last = step == arguments.max_steps
             stopping = step == arguments.stop_at_step or interruption.asked_for(step)
@@ -326,7 +333,9 @@ def train(arguments: TrainingArguments) -> None:
                     heard = len(config.steerable_terms) > 1
                     response = {"slider_response": slider_response(ema, data.held_out[0][0])} if heard else {}
                     log.write(step, **scores, **response)
-                    bar.write(f"step {step}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items()))
+                    found = ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items())
+                    if accelerator.is_main_process:
+                        bar.write(f"step {step}: {found}")
                 strip_due = arguments.strip_steps and (step % arguments.strip_steps == 0 or last)
                 if data.held_out and strip_due and accelerator.is_main_process:
                     path = output_dir / "strips" / f"step-{step:07d}.png"
@@ -335,6 +344,7 @@ def train(arguments: TrainingArguments) -> None:
                     progress = {
                         "step": step,
                         "processes": accelerator.num_processes,
+                        "images": data.images,
                         "averages": averages.state(accelerator),
                     }
                     save_checkpoint(accelerator, output_dir, step, ema, progress, arguments.keep_checkpoints)
@@ -343,8 +353,7 @@ def train(arguments: TrainingArguments) -> None:
 
     if step == arguments.max_steps:
         if accelerator.is_main_process:
-            ema.save_pretrained(output_dir / "model")
-            ViTUNetImageProcessor().save_pretrained(output_dir / "model")
+            save_model(ema, output_dir / "model")
             accelerator.print(f"Saved {output_dir / 'model'}")
             if arguments.push_to_hub:
                 accelerator.print(f"Published {push_to_hub(output_dir, arguments)}")

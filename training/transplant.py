@@ -15,8 +15,9 @@ import argparse
 
 import torch
 
-from modeling import ViTUNetForImageDenoising, ViTUNetImageProcessor
+from modeling import ViTUNetForImageDenoising
 from modeling.unet import FeatureModulation
+from training.checkpoints import save_model
 
 
 @torch.no_grad()
@@ -66,8 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         for path in (arguments.model, arguments.controls)
     )
     transplant_controls(model, donor, arguments.gain)
-    model.save_pretrained(arguments.output_dir)
-    ViTUNetImageProcessor().save_pretrained(arguments.output_dir)
+    save_model(model, arguments.output_dir)
     print(f"Saved {arguments.output_dir}, with the sliders of {arguments.controls}")
 
 
