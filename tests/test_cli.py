@@ -142,6 +142,9 @@ def test_the_command(network, photos, tmp_path):
     environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert (tmp_path / "out" / "wall.jpg").is_file()
-    missing = [*command[:-3], str(tmp_path / "nowhere"), "--output", "other"]
-    result = subprocess.run(missing, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert result.returncode == 2 and "nowhere" in result.stderr
+
+
+def test_a_model_that_is_not_there(photos, tmp_path, capsys):
+    missing = str(tmp_path / "nowhere")
+    assert main([str(photos / "wall.jpg"), "--model", missing, "--output", str(tmp_path / "other")]) == 2
+    assert "nowhere" in capsys.readouterr().err

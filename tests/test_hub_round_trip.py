@@ -11,18 +11,21 @@ import pytest
 import torch
 from transformers import AutoModelForImageToImage
 
-from modeling import ViTUNetConfig, ViTUNetForImageDenoising, ViTUNetImageProcessor
+from modeling import ImageDenoisingPipeline, ViTUNetConfig, ViTUNetForImageDenoising, ViTUNetImageProcessor
+from training.checkpoints import save_model
 
 STRANGER = """
 import sys, torch
-from transformers import AutoImageProcessor, AutoModelForImageToImage
+from transformers import AutoImageProcessor, AutoModelForImageToImage, pipeline
 
 model = AutoModelForImageToImage.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
 processor = AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
 assert not any(name == "modeling" or name.startswith("modeling.") for name in sys.modules), "not the copied code"
 image = processor(torch.load(sys.argv[2]), return_tensors="pt")["pixel_values"]
 with torch.no_grad():
-    torch.save(model(image, loss_weights={"pixel": 0.5, "wavelet": 0.5}).reconstruction, sys.argv[3])
+    restored = model(image, loss_weights={"pixel": 0.5, "wavelet": 0.5}).reconstruction
+pipe = pipeline(model=sys.argv[1], trust_remote_code=True)  # its task is the one that the folder brings
+torch.save([restored, pipe(torch.load(sys.argv[2]), preset="wavelet", tile_size=16, return_tensors=True)], sys.argv[3])
 """
 
 
@@ -43,10 +46,9 @@ def test_round_trip_keeps_every_weight_and_setting(model, tmp_path):
 
 
 def test_a_stranger_loads_it_without_the_package(model, tmp_path):
-    """From another folder, offline, without the repository on the path."""
+    """What training saves, pipeline included: from another folder, offline, without the repository on the path."""
     folder = tmp_path / "downloaded"
-    model.save_pretrained(folder)
-    ViTUNetImageProcessor().save_pretrained(folder)
+    save_model(model, folder)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     image = torch.rand(3, 33, 40)
@@ -60,7 +62,10 @@ def test_a_stranger_loads_it_without_the_package(model, tmp_path):
         check=True,
     )
     expected = model(image[None], loss_weights={"pixel": 0.5, "wavelet": 0.5}).reconstruction
-    torch.testing.assert_close(torch.load(elsewhere / "restored.pt"), expected, rtol=0, atol=1e-4)
+    restored, piped = torch.load(elsewhere / "restored.pt")
+    torch.testing.assert_close(restored, expected, rtol=0, atol=1e-4)
+    pipe = ImageDenoisingPipeline(model=model, image_processor=ViTUNetImageProcessor())
+    torch.testing.assert_close(piped, pipe(image, preset="wavelet", return_tensors=True), rtol=0, atol=1e-4)
 
 
 def test_copied_code_needs_only_torch_transformers_and_the_hub(model, tmp_path):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +12,6 @@ from modeling import PRESETS, ImageDenoisingPipeline, ViTUNetConfig, ViTUNetForI
 from modeling.image_files import open_image, save_image
 from modeling.pipeline_image_denoising import as_control
 from tests.conftest import TINY_HYBRID, randomised, tiny_config
-from training.checkpoints import save_model
 
 GENERATOR = np.random.default_rng(0)
 PIXELS = GENERATOR.integers(0, 256, (33, 41, 4), dtype=np.uint8)
@@ -199,27 +194,3 @@ def test_the_posts_network():
     assert pipe(PHOTO).size == PHOTO.size
     with pytest.raises(ValueError, match="without conditioned_terms"):
         pipe(PHOTO, preset="wavelet")
-
-
-STRANGER = """
-import sys
-from PIL import Image
-from transformers import pipeline
-
-pipe = pipeline("image-denoising", model=sys.argv[1], trust_remote_code=True)
-assert not any(name.split(".")[0] == "modeling" for name in sys.modules), "not the copied code"
-pipe(Image.open(sys.argv[2]), preset="wavelet", tile_size=16).save(sys.argv[3])
-"""
-
-
-def test_a_stranger_loads_the_pipeline_without_the_package(pipe, tmp_path):
-    """What training saves holds the pipeline's code too: from another folder, offline, without the repository."""
-    save_model(pipe.model, tmp_path / "downloaded")
-    PHOTO.save(tmp_path / "photo.png")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    arguments = [str(tmp_path / "downloaded"), "photo.png", "restored.png"]
-    subprocess.run([sys.executable, "-c", STRANGER, *arguments], cwd=tmp_path, env=environment, check=True)
-    expected = np.asarray(pipe(PHOTO, preset="wavelet", tile_size=16)).astype(int)
-    with Image.open(tmp_path / "restored.png") as restored:
-        assert np.abs(np.asarray(restored) - expected).max() <= 1
