@@ -90,11 +90,8 @@ def build_denoise_tab(
         takes_noise_level: whether this network can be told it.
         own_machine: whether visitors are on this machine.
     """
-    pictures, networks, hand = (
-        Pictures(near=own_machine),
-        Networks(restore, terms, max_emphasis, trained, attention),
-        Hand(),
-    )
+    pictures, hand = Pictures(near=own_machine), Hand()
+    networks = Networks(restore, terms, max_emphasis, trained, attention)
     not_uploaded = {str(path) for path in examples}
 
     def places(name: str) -> list[tuple[str, str]]:

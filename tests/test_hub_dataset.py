@@ -16,6 +16,7 @@ import pytest
 
 from training.data import load_images
 
+SMOKE = Path(__file__).parent.parent / "training" / "recipes" / "smoke.yaml"
 NAME, COMMIT = "somebody/photographs", "1" * 40
 
 
@@ -82,19 +83,31 @@ class Routes(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("streaming", ["false", "true"])
-def test_training_on_a_dataset_of_the_hub(image_folder, tmp_path, streaming):
+TRAIN_TWICE = """
+import sys
+from training.arguments import parse_arguments
+from training.train import train
+
+for streaming in ("false", "true"):
+    train(parse_arguments([*sys.argv[1:], "--streaming", streaming, "--output_dir", streaming]))
+"""
+
+
+def test_training_on_a_dataset_of_the_hub(image_folder, tmp_path):
+    """Downloaded, and streamed."""
     parquet = tmp_path / "photographs.parquet"
     dataset = load_images(str(image_folder))
     dataset.to_parquet(parquet)
     hub = DatasetHub({"data/train-00000-of-00001.parquet": parquet.read_bytes(), "README.md": b"# Photographs\n"})
     threading.Thread(target=hub.serve_forever, daemon=True).start()
-    command = ["training/recipes/smoke.yaml", "--dataset", NAME, "--max_steps", "2", "--output_dir", tmp_path / "run"]
-    command += ["--streaming", streaming, "--strip_steps", "0", "--log_with", "none", "--crop_size", "32"]
+    command = [str(SMOKE), "--dataset", NAME, "--max_steps", "2"]
+    command += ["--strip_steps", "0", "--log_with", "none", "--crop_size", "32"]
+    places = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(SMOKE.parents[2])}
     try:
         subprocess.run(
-            [sys.executable, "-m", "training.train", *map(str, command)],
-            env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"},
+            [sys.executable, "-c", TRAIN_TWICE, *command],
+            cwd=tmp_path,
+            env={**os.environ, **places, "HF_HUB_OFFLINE": "0"},
             check=True,
             capture_output=True,
             text=True,
@@ -105,5 +118,6 @@ def test_training_on_a_dataset_of_the_hub(image_folder, tmp_path, streaming):
     finally:
         hub.shutdown()
         hub.server_close()
-    assert (Path(tmp_path) / "run" / "model" / "model.safetensors").is_file()
+    for streaming in ("false", "true"):
+        assert (tmp_path / streaming / "model" / "model.safetensors").is_file()
     assert any("resolve" in path for path in hub.requests)

@@ -228,14 +228,12 @@ def slider_response(model: ViTUNetForImageDenoising, clean: Tensor) -> float:
 
 
 def build_accelerator(arguments: TrainingArguments) -> Accelerator:
-    tracker = None if arguments.log_with == "none" else arguments.log_with
-    accelerator = Accelerator(
+    return Accelerator(
         mixed_precision=arguments.mixed_precision,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-        log_with=tracker,
+        log_with=None if arguments.log_with == "none" else arguments.log_with,
         project_config=ProjectConfiguration(project_dir=arguments.output_dir, logging_dir=arguments.output_dir),
     )
-    return accelerator
 
 
 def train(arguments: TrainingArguments) -> None:
