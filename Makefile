@@ -28,7 +28,7 @@ install: $(VENV)/installed
 
 # The locked dependencies, and the project itself as `vit_unet_denoiser`.
 # uv where it is at hand, because it is several times faster; venv and pip otherwise, or where uv fails.
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	{ command -v uv >/dev/null \

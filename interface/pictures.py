@@ -159,13 +159,14 @@ class Pictures:
     """Writes pictures to a folder of its own, which vanishes with it, and from which the page takes them.
 
     Args:
-        kept: files to keep, those asked for last; a removed one is written again when it is asked for.
+        kept: files to keep, those asked for last; a removed one is written again when it is asked for. A page may show
+            an old one, and take it again to download it.
         kept_bytes: so many bytes of them in all.
         seconds: files asked for within them stay in any case: a browser may not have taken them yet.
         near: whether the browser is on this machine, so that what is only shown need not be compressed.
     """
 
-    def __init__(self, kept: int = 64, kept_bytes: int = 512 * 2**20, seconds: float = 120, near: bool = False) -> None:
+    def __init__(self, kept: int = 4096, kept_bytes: int = 2**30, seconds: float = 30, near: bool = False) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="vit-unet-denoiser-")
         # Otherwise Gradio hashes and copies each of them, and forgets to delete copies of components that it made anew.
         gr.set_static_paths(self.folder.name)

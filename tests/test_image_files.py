@@ -318,7 +318,7 @@ def test_only_what_can_be_read_is_listed(tmp_path):
 
 @pytest.mark.parametrize(
     ("ending", "box", "byte", "deep"),
-    [("jp2", b"ihdr", 14, 15), ("j2k", b"\xff\x4f", 42, 15), ("avif", b"av1C", 6, 0x4C)],
+    [("jp2", b"\xff\x4f\xff\x51", 42, 15), ("j2k", b"\xff\x4f\xff\x51", 42, 15), ("avif", b"av1C", 6, 0x4C)],
 )
 def test_deep_colours_that_pil_would_cut_are_refused(tmp_path, ending, box, byte, deep):
     path = written(tmp_path / f"photo.{ending}")

@@ -113,6 +113,7 @@ def test_every_way_to_make_samples_trains_and_resumes(arguments, tmp_path, image
     run_here(tmp_path / "whole", image_folder, *common)
     halfway = "checkpoint-0000003"
     shutil.copytree(tmp_path / "whole" / halfway, tmp_path / "broken" / halfway)
+    shutil.copy(tmp_path / "whole" / "arguments.json", tmp_path / "broken")
     run_here(tmp_path / "broken", image_folder, *common, "--resume", "true")
     expected = load_file(tmp_path / "whole" / "model" / "model.safetensors")
     for name, value in load_file(tmp_path / "broken" / "model" / "model.safetensors").items():

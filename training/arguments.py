@@ -219,7 +219,9 @@ class TrainingArguments:
         if self.model and self.model_config:
             raise ValueError(f"model={self.model!r} has its own config: leave out model_config={self.model_config}.")
         if self.model and self.preset != "small":
-            raise ValueError(f"model={self.model!r} is no fresh network: leave out preset={self.preset!r}.")
+            raise ValueError(
+                f"model={self.model!r} is no fresh network, for which preset={self.preset!r} is: set it to small."
+            )
         if self.model and self.backbone:
             raise ValueError(f"model={self.model!r} has its own ViT: leave out backbone={self.backbone!r}.")
         if self.teacher and self.sample_losses and not self.corner_probability:

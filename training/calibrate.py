@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 
 import torch
 from torch import Tensor
@@ -73,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     files = photographs(arguments.dataset)
     if arguments.limit < 1:
         parser.error(f"--limit {arguments.limit} must be at least 1.")
-    files = files[:: math.ceil(len(files) / arguments.limit)]
+    count = min(arguments.limit, len(files))
+    files = [files[index * len(files) // count] for index in range(count)]
     images = []
     for file in files:
         image = read_photograph(file)

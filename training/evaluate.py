@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -248,9 +249,9 @@ def named_sets(datasets: list[str]) -> dict[str, str]:
     """Name of each test set -> where it is: folders by their last part, where that tells them apart."""
     parts = {}
     for dataset in datasets:
-        path = Path(dataset).resolve()
-        ending = "" if path.suffix == ".parquet" else path.suffix
-        parts[dataset] = path.with_suffix(ending).parts if path.exists() else (dataset,)  # a path, or on the Hub
+        path = Path(dataset).absolute()  # links keep their names
+        named_without = path.with_suffix("") if path.suffix == ".parquet" and path.is_file() else path
+        parts[dataset] = Path(os.path.normpath(named_without)).parts if path.exists() else (dataset,)  # or on the Hub
     named = {}
     for dataset, own in parts.items():  # no more of a path than tells it apart: the name is published
         others = [other for name, other in parts.items() if name != dataset]

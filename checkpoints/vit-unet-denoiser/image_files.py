@@ -237,7 +237,7 @@ def _from_pil(image: Image.Image, path: Path | None = None) -> tuple[Tensor, Ori
     # Before anything is loaded, a file still says how its pixels lie; PIL would cut colours of 16 bits to 8.
     is_deep = path is not None and image.mode[0] not in "IF" and _is_deep(image, path)
     if is_deep and image.format != "PNG":
-        raise ValueError("Colours of 16 bits are read from PNG files alone: save it as one.")
+        raise ValueError("Colours of 16 bits, or of any more than 8, are read from PNG files alone: save it as one.")
     image.load()  # PIL turns TIFF files upright on the way, and takes the tag out
     info, orientation = _kept(image)
     if is_deep:
@@ -261,14 +261,14 @@ def _is_deep(image: Image.Image, path: Path) -> bool:
 
 
 def _header_says_deep(path: Path) -> bool:
-    """More than 8 bits in JPEG 2000 (ISO/IEC 15444-1: the box `ihdr`, or SIZ of a bare codestream) or AVIF (`av1C`)."""
+    """More than 8 bits in JPEG 2000 (ISO/IEC 15444-1, the codestream's SIZ) or AVIF (the box `av1C`)."""
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
-    if head.startswith(b"\xff\x4f\xff\x51"):
-        return head[42] & 0x7F > 7  # Ssiz: bits less one, the sign apart
-    if (box := head.find(b"ihdr")) >= 0:
-        return head[box + 14] & 0x7F > 7  # BPC, likewise; 255: the components differ
-    return (box := head.find(b"av1C")) >= 0 and bool(head[box + 6] & 0x40)  # high_bitdepth
+    _, siz, stream = head.partition(b"\xff\x4f\xff\x51")
+    _, av1c, box = head.partition(b"av1C")
+    if siz and len(stream) > 38:
+        return stream[38] & 0x7F > 7  # Ssiz of the first component: bits less one, the sign apart
+    return bool(av1c and len(box) > 2 and box[2] & 0x40)  # high_bitdepth
 
 
 def _tiff_pictures(path: Path) -> int:
