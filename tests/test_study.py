@@ -10,12 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 
 import training.study
-import training.train
 from modeling import ViTUNetForImageDenoising
-from training.arguments import parse_arguments
+from tests.test_training import train_here
 from training.study import Study, gigamacs, main
 
 TINY = {"hidden_sizes": [4, 8], "encoder_blocks": [1, 1], "decoder_blocks": [1], "bottleneck_blocks": 1}
@@ -38,9 +36,7 @@ def in_this_process(monkeypatch):
 
     def train(command: list[str], check: bool) -> None:
         assert command[:3] == [sys.executable, "-m", "training.train"] and check
-        AcceleratorState._reset_state(reset_partial_state=True)
-        training.train.train(parse_arguments(command[3:]))
-        AcceleratorState._reset_state(reset_partial_state=True)
+        train_here(command[3:])
 
     monkeypatch.setattr(training.study, "subprocess", SimpleNamespace(run=train))
 

@@ -36,9 +36,13 @@ def run(output_dir: Path, folder: Path, *arguments: str, launcher=(sys.executabl
 
 
 def run_here(output_dir: Path, folder: Path, *arguments: str) -> None:
+    train_here([str(SMOKE), "--dataset", str(folder), "--output_dir", str(output_dir), *arguments])
+
+
+def train_here(arguments: list[str]) -> None:
     """In this process, which has torch loaded."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    train(parse_arguments([str(SMOKE), "--dataset", str(folder), "--output_dir", str(output_dir), *arguments]))
+    train(parse_arguments(arguments))
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -151,10 +151,16 @@ def first_readable(
         clean, pair = images[found], noisy[found] if noisy else None
         if clean is None or (noisy and pair is None):
             continue
-        if noisy and pair.shape != clean.shape:
-            raise ValueError(f"Pair {found}: clean {tuple(clean.shape)} and noisy {tuple(pair.shape)} differ in size.")
+        if noisy:
+            check_pair(f"Pair {found}", clean, pair)
         return found, clean, pair
     raise ValueError(f"None of the {len(images)} images can be decoded.")
+
+
+def check_pair(name: str, clean: Tensor, noisy: Tensor) -> None:
+    """Raises `ValueError` where the two are not of one size."""
+    if noisy.shape != clean.shape:
+        raise ValueError(f"{name}: clean {tuple(clean.shape)} and noisy {tuple(noisy.shape)} differ in size.")
 
 
 def shrunk(image: Tensor, size: tuple[int, int]) -> Tensor:

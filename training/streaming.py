@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from modeling.image_files import UNREADABLE, to_uint8
-from training.data import SampleMaker, undecoded
+from training.data import SampleMaker, check_pair, undecoded
 
 
 class StreamedSamples(IterableDataset):
@@ -87,7 +87,6 @@ class StreamedSamples(IterableDataset):
                 name = (source or {}).get("path") or "an image"
                 warnings.warn(f"{name} cannot be decoded and is skipped: {error}", stacklevel=2)
                 return None
-        if len({image.shape for image in images}) > 1:
-            sizes = " and ".join(str(tuple(image.shape)) for image in images)
-            raise ValueError(f"A streamed pair is of {sizes}: clean and noisy must have one size.")
+        if len(images) > 1:
+            check_pair("A streamed pair", *images)
         return images
